@@ -1,0 +1,32 @@
+"""Train any network in blocks with local gradients instead of one global back-propagation."""
+
+from localgrad import methods
+from localgrad.audit import Reach, audit
+from localgrad.chain import Chain, Unit
+from localgrad.decoupling import Block, Decoupling, Link, Part
+from localgrad.errors import LocalgradError
+from localgrad.flops import measure_flops
+from localgrad.learner import LocalLearner, StepOutput, decouple
+from localgrad.memory import Memory, measure_memory
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Block",
+    "Chain",
+    "Decoupling",
+    "Link",
+    "LocalLearner",
+    "LocalgradError",
+    "Memory",
+    "Part",
+    "Reach",
+    "StepOutput",
+    "Unit",
+    "__version__",
+    "audit",
+    "decouple",
+    "measure_flops",
+    "measure_memory",
+    "methods",
+]

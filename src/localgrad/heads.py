@@ -1,0 +1,266 @@
+"""Auxiliary networks (heads), built from the shape of what a block hands over.
+
+A head builder is called as ``builder(site, **options)`` and returns a module from the block's
+output to logits ``(batch, classes)``, or to a :class:`~localgrad.losses.HeadOutput`. A builder
+of one's own is any importable callable with that signature.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from localgrad.chain import Chain
+from localgrad.decoupling import Part
+from localgrad.errors import LocalgradError
+from localgrad.layers import GlobalAvgPool
+from localgrad.losses import HeadOutput, resolve
+from localgrad.renewal import like
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a head stands.
+
+    Args:
+        chain: the network.
+        unit: index of the block's last unit, whose output the head receives.
+        shapes: output shape of each unit, without the batch dimension.
+        classes: size of the network's output.
+        image: shape of the network's input, without the batch dimension.
+    """
+
+    chain: Chain
+    unit: int
+    shapes: list[torch.Size]
+    classes: int
+    image: torch.Size
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shape that the head receives: ``(channels, height, width)`` or ``(features,)``."""
+        return self.shapes[self.unit]
+
+    @property
+    def is_map(self) -> bool:
+        """Whether the head receives a feature map."""
+        return len(self.shape) == 3
+
+    @property
+    def width(self) -> int:
+        """Channels of a feature map, or features of a vector."""
+        return self.shape[0] if self.is_map else self.shape[-1]
+
+    def pool(self) -> nn.Module:
+        """Return the layer that leaves ``(batch, width)``."""
+        if self.is_map:
+            return GlobalAvgPool()
+        if len(self.shape) == 1:
+            return nn.Identity()
+        raise LocalgradError(
+            f"a head at unit {self.chain.names[self.unit]!r} got the shape {tuple(self.shape)}: "
+            "expected (channels, height, width) or (features,)"
+        )
+
+
+def pool_linear(site: Site) -> nn.Module:
+    """Global average pool and one linear layer."""
+    return nn.Sequential(site.pool(), nn.Linear(site.width, site.classes))
+
+
+def _conv_bn_relu(inputs: int, outputs: int, kernel: int, stride: int = 1) -> list[nn.Module]:
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+    return [conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
+
+
+def _conv_features(site: Site) -> tuple[list[nn.Module], int]:
+    """InfoPro's auxiliary convolution, up to the pooled vector and its width.
+
+    Channels double, with stride 2, until the width of the last stage is reached.
+    """
+    if not site.is_map:
+        return [site.pool()], site.width
+    last = site.shapes[-1][0]
+    grows = site.width < last
+    width = min(2 * site.width, last) if grows else site.width
+    stride = 2 if grows and min(site.shape[1:]) > 1 else 1
+    return [*_conv_bn_relu(site.width, width, 3, stride), GlobalAvgPool()], width
+
+
+def conv_mlp(site: Site, features: int = 128) -> nn.Module:
+    """InfoPro's "1c2f": 3x3 convolution, BN, ReLU, pool, linear, ReLU, linear."""
+    layers, width = _conv_features(site)
+    layers += [nn.Linear(width, features), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers, nn.Linear(features, site.classes))
+
+
+def dgl(site: Site) -> nn.Module:
+    """DGL's head: pool to a quarter, three 1x1 convolutions, pool to 2x2, two hidden layers."""
+    layers: list[nn.Module] = []
+    width = site.width
+    if site.is_map:
+        height, breadth = (math.ceil(size / 4) for size in site.shape[1:])
+        layers.append(nn.AdaptiveAvgPool2d((height, breadth)))
+        for _ in range(3):
+            layers += _conv_bn_relu(width, width, 1)
+        height, breadth = min(2, height), min(2, breadth)
+        layers += [nn.AdaptiveAvgPool2d((height, breadth)), nn.Flatten()]
+        width *= height * breadth
+    for _ in range(2):
+        layers += [nn.Linear(width, width, bias=False), nn.BatchNorm1d(width), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers, nn.Linear(width, site.classes))
+
+
+class PredSimHead(nn.Module):
+    """A convolution for the similarity matrix beside a pooled linear classifier."""
+
+    def __init__(self, similarity: nn.Module, classifier: nn.Module) -> None:
+        super().__init__()
+        self.similarity, self.classifier = similarity, classifier
+
+    def forward(self, x: Tensor) -> HeadOutput:
+        """Return logits ``(batch, classes)`` and features of the input's shape."""
+        return HeadOutput(logits=self.classifier(x), features=self.similarity(x))
+
+
+def _pooled(size: int, pool: int) -> int:
+    return math.ceil(size / pool)
+
+
+def predsim(site: Site, values: int = 2048) -> nn.Module:
+    """PredSim's head: a 3x3 convolution for the similarity, and a linear classifier.
+
+    The classifier sees the map pooled to at most ``values`` numbers (the pool's height and width
+    double in turn) and starts at zero, as in the released code.
+    """
+    if not site.is_map:
+        linear = nn.Linear(site.width, site.classes)
+        nn.init.zeros_(linear.weight)
+        return PredSimHead(nn.Linear(site.width, site.width, bias=False), linear)
+    width, height, breadth = site.shape
+    pool = [1, 1]
+    while width * _pooled(height, pool[0]) * _pooled(breadth, pool[1]) > values:
+        if pool[0] >= height and pool[1] >= breadth:
+            break
+        pool[0 if pool[0] <= pool[1] else 1] *= 2
+    inputs = width * _pooled(height, pool[0]) * _pooled(breadth, pool[1])
+    average = nn.AvgPool2d((pool[0], pool[1]), ceil_mode=True)
+    linear = nn.Linear(inputs, site.classes)
+    nn.init.zeros_(linear.weight)
+    classifier = nn.Sequential(average, nn.Flatten(), linear)
+    similarity = nn.Conv2d(width, width, 3, padding=1, bias=False)
+    return PredSimHead(similarity, classifier)
+
+
+class Decoder(nn.Module):
+    """InfoPro's decoder: resize to the image, 3x3 convolution to 12, BN, ReLU, 3x3 to the image."""
+
+    def __init__(self, width: int, image: torch.Size, hidden: int = 12) -> None:
+        super().__init__()
+        self.size = tuple(image[1:])
+        conv = nn.Conv2d(hidden, image[0], 3, padding=1)
+        self.layers = nn.Sequential(
+            nn.Conv2d(width, hidden, 3, padding=1),
+            nn.BatchNorm2d(hidden),
+            nn.ReLU(inplace=True),
+            conv,
+            nn.Sigmoid(),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return an image in 0..1, ``(batch, channels, height, width)``."""
+        if x.shape[2:] != self.size:
+            x = F.interpolate(x, size=self.size, mode="bilinear", align_corners=True)
+        image: Tensor = self.layers(x)
+        return image
+
+
+class InfoProHead(nn.Module):
+    """A decoder, and features for the contrast or logits for the task; either may be absent."""
+
+    def __init__(self, decoder: nn.Module | None, classifier: nn.Module | None, mode: str) -> None:
+        super().__init__()
+        self.decoder, self.classifier, self.mode = decoder, classifier, mode
+
+    def forward(self, x: Tensor) -> HeadOutput:
+        """Run the branches that there are."""
+        image = None if self.decoder is None else self.decoder(x)
+        scores = None if self.classifier is None else self.classifier(x)
+        if self.mode == "contrast":
+            return HeadOutput(features=scores, image=image)
+        return HeadOutput(logits=scores, image=image)
+
+
+def infopro(site: Site, decode: bool, classify: bool, mode: str, features: int = 128) -> nn.Module:
+    """InfoPro's two branches; ``mode`` is ``"contrast"`` or ``"softmax"``."""
+    if decode and not (site.is_map and len(site.image) == 3):
+        raise LocalgradError("InfoPro's decoder needs feature maps and images")
+    decoder = Decoder(site.width, site.image) if decode else None
+    classifier = None
+    if classify:
+        layers, width = _conv_features(site)
+        layers += [nn.Linear(width, features), nn.ReLU(inplace=True)]
+        outputs = features if mode == "contrast" else site.classes
+        classifier = nn.Sequential(*layers, nn.Linear(features, outputs))
+    return InfoProHead(decoder, classifier, mode)
+
+
+def auglocal(site: Site, units: list[str]) -> nn.Module:
+    """AugLocal's head: fresh copies of the later ``units``, pool, linear (BN before it if one copy).
+
+    A copy takes a stride of 2 where its width steps up against what comes in; where it steps up
+    by more than a factor of 2, the next copy takes the next halving (released code).
+    """
+    copies: list[nn.Module] = []
+    shape = site.shape
+    halvings = 0
+    for name in units:
+        index = site.chain.index(name)
+        if len(shape) == 3 and site.shapes[index][0] > shape[0]:
+            halvings += max(1, int(math.log2(site.shapes[index][0] / shape[0])))
+        stride = 2 if halvings and len(shape) == 3 and min(shape[1:]) > 1 else 1
+        halvings -= stride - 1
+        copy = like(site.chain.units[index], shape, stride)
+        with torch.no_grad():
+            copy.eval()
+            weight = next(copy.parameters())
+            shape = copy(weight.new_zeros(2, *shape)).shape[1:]
+            copy.train()
+        copies.append(copy)
+    end = Site(site.chain, 0, [shape], site.classes, site.image)
+    norm = [nn.BatchNorm1d(end.width)] if len(units) == 1 else []
+    return nn.Sequential(*copies, end.pool(), *norm, nn.Linear(end.width, site.classes))
+
+
+HEADS: dict[str, Callable[..., nn.Module]] = {
+    "pool_linear": pool_linear,
+    "conv_mlp": conv_mlp,
+    "dgl": dgl,
+    "predsim": predsim,
+    "infopro": infopro,
+    "auglocal": auglocal,
+}
+
+
+def build(part: Part, site: Site) -> nn.Module:
+    """Make the head that ``part`` names; convolutions start He-normal (fan out).
+
+    Raises:
+        LocalgradError: the head is unknown, cannot be imported, or refuses its options.
+    """
+    builder: Any = resolve(part.name, "head", HEADS)
+    try:
+        head: nn.Module = builder(site, **part.options)
+    except TypeError as error:
+        raise LocalgradError(f"head {part}: {error}") from error
+    if part.name in HEADS:
+        for module in head.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return head

@@ -1,0 +1,208 @@
+"""The figures of a comparison. Each takes rules and returns the text of an ``<svg>``.
+
+They are 380 pixels wide, which is both a phone's width and half of a desktop page: the same
+drawing serves both with letters of a readable size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.markers import MarkerStyle
+from matplotlib.patches import PathPatch
+from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import Affine2D
+
+from localgrad.report.labels import place
+from localgrad.report.palette import Look, token
+from localgrad.report.records import Rule, Spread
+from localgrad.report.svg import inline, plot, sheet
+from localgrad.report.tables import mebibytes, ratio
+
+WIDTH, HEIGHT = 380, 280
+Points = Sequence[tuple[float, Spread]]
+
+
+def swatch(look: Look) -> Markup:
+    """A short piece of a rule's line with its marker, for tables and legends."""
+    figure = sheet(30, 12)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    axes.set(xlim=(0, 30), ylim=(0, 12))
+    axes.plot([2, 28], [6, 6], color=look.colour, linewidth=2, dashes=look.dashes, clip_on=False)
+    shape = MarkerStyle(look.family.marker)
+    to_middle = Affine2D(shape.get_transform().get_matrix()).scale(8).translate(15, 6)
+    axes.add_patch(
+        PathPatch(
+            shape.get_path().transformed(to_middle),
+            facecolor=token("page") if look.hollow else look.colour,
+            edgecolor=look.colour,
+            linewidth=1.5,
+            clip_on=False,
+        )
+    )
+    return inline(figure, "swatch")
+
+
+def line(axes: Axes, points: Points, look: Look, every: int = 0) -> None:
+    """Mean as a line, one standard deviation around it as a band.
+
+    A marker stands on every ``every``-th point, and always on the last one.
+    """
+    if not points:
+        return
+    x = [at for at, _ in points]
+    mean = [value.mean for _, value in points]
+    marked = sorted({*(range(0, len(x), every) if every else ()), len(x) - 1})
+    if any(value.std for _, value in points):
+        low = [value.mean - (value.std or 0) for _, value in points]
+        high = [value.mean + (value.std or 0) for _, value in points]
+        axes.fill_between(x, low, high, color=look.colour, alpha=0.16, linewidth=0)
+    axes.plot(
+        x,
+        mean,
+        color=look.colour,
+        linewidth=1.8,
+        dashes=look.dashes,
+        marker=look.family.marker,
+        markersize=7.5 if look.hollow else 6,
+        markeredgewidth=1.4,
+        markerfacecolor=token("page") if look.hollow else look.colour,
+        markevery=marked,
+        clip_on=False,
+        zorder=3 if look.hollow else 3.1,
+    )
+
+
+def percent(points: Sequence[tuple[int, Spread]]) -> Points:
+    """The same points in percent."""
+    return [
+        (at, Spread(v.mean * 100, None if v.std is None else v.std * 100, v.n)) for at, v in points
+    ]
+
+
+def curves(found: Sequence[Rule], name: str = "curves") -> Markup:
+    """Test accuracy over the epochs, a line per rule."""
+    figure, axes = plot(WIDTH, HEIGHT)
+    lines = [(rule, percent(rule.curve(lambda entry: entry.test_accuracy))) for rule in found]
+    for rule, points in lines:
+        line(axes, points, rule.look)
+    # The first epochs are low for every rule and would flatten what is to be compared.
+    settled = [v.mean for _, points in lines for _, v in points[len(points) // 8 :]]
+    if settled:
+        low, high = min(settled), max(v.mean + (v.std or 0) for _, points in lines for _, v in points)
+        axes.set_ylim(low - 0.08 * (high - low) - 0.2, high + 0.05 * (high - low) + 0.2)
+    for drawn in axes.lines:
+        drawn.set_clip_on(True)
+    epochs(axes)
+    axes.set_ylabel("Test accuracy, %")
+    text = f"One line for each of {len(found)} rules; bands are one standard deviation over seeds."
+    return inline(figure, name, "Test accuracy over epochs", text)
+
+
+def epochs(axes: Axes) -> None:
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, steps=[1, 2, 5, 10]))
+    axes.set_xlabel("Epoch")
+    axes.margins(x=0.02)
+
+
+def exits(found: Sequence[Rule], name: str = "exits") -> Markup | None:
+    """Accuracy of each block's own classifier against the depth at which it sits."""
+    lines = [(rule, rule.exits()) for rule in found]
+    if not any(len(points) > 1 for _, points in lines):
+        return None
+    figure, axes = plot(WIDTH, HEIGHT)
+    for rule, points in lines:
+        placed = [(_depth(rule, k), value) for k, value in percent(points)]
+        line(axes, placed, rule.look, every=1 if len(points) <= 20 else 6)
+    axes.set_xlim(0, 102)
+    axes.set_xlabel("Depth of the exit, % of the network's units")
+    axes.set_ylabel("Test accuracy, %")
+    text = "One line per rule; each point is the classifier of one block, the last is the network's."
+    return inline(figure, name, "Accuracy of every block's exit", text)
+
+
+def _depth(rule: Rule, loss: int) -> float:
+    """Percent of the units that come before the exit; even steps where the reach is unknown."""
+    reach = rule.reach
+    if reach is not None and len(reach.losses) == rule.blocks and loss < rule.blocks:
+        unit = reach.last_unit(loss)
+        if unit is not None:
+            return 100 * (unit + 1) / len(reach.units)
+    return 100 * (loss + 1) / max(rule.blocks, loss + 1)
+
+
+def memory(found: Sequence[Rule], name: str = "memory") -> Markup | None:
+    """Bars of the peak activation memory, each under its label."""
+    sizes = [(rule, rule.number("peak_activation_bytes")) for rule in found]
+    known = [(rule, size) for rule, size in sizes if size is not None and size.mean > 0]
+    if not known:
+        return None
+    figure = sheet(WIDTH, 40 * len(known))
+    axes = figure.add_axes((0, 0, 1, 1))
+    longest = max(size.mean for _, size in known)
+    axes.set(xlim=(0, longest), ylim=(len(known) - 0.5, -0.5))
+    axes.set_axis_off()
+    for row, (rule, size) in enumerate(known):
+        kept = rule.look.family.name == "checkpoint"
+        axes.barh(row + 0.22, longest, 0.3, color=token("line"), alpha=0.45)
+        axes.barh(
+            row + 0.22,
+            size.mean,
+            0.3,
+            color=rule.look.colour,
+            edgecolor=token("page") if kept else rule.look.colour,
+            linewidth=0,
+            hatch="///" if kept else None,
+        )
+        relative = rule.ratio("activation_memory")
+        times = "" if relative is None else f"  ·  {ratio(relative)} × BP"
+        axes.text(0, row - 0.18, shortened(rule.label, 30), va="center", weight="bold")
+        axes.text(longest, row - 0.18, mebibytes(size) + " MiB" + times, va="center", ha="right")
+    text = "; ".join(f"{rule.label} {mebibytes(size)} MiB" for rule, size in known)
+    return inline(figure, name, "Peak activation memory", text)
+
+
+def tradeoff(found: Sequence[Rule], name: str = "tradeoff") -> Markup | None:
+    """Test accuracy against peak activation memory, a labelled point per rule."""
+    pairs = [
+        (rule, rule.number("peak_activation_bytes"), rule.number("test_accuracy")) for rule in found
+    ]
+    known = [(rule, x.mean / 2**20, y) for rule, x, y in pairs if x and y and x.mean > 0]
+    if len(known) < 2:
+        return None
+    figure, axes = plot(WIDTH, HEIGHT)
+    axes.grid(axis="x")
+    sizes = [x for _, x, _ in known]
+    wide = max(sizes) > 6 * min(sizes)
+    if wide:
+        axes.set_xscale("log", base=2)
+        axes.set_xlim(min(sizes) / 1.5, max(sizes) * 1.5)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.4g}")
+    else:
+        axes.set_xlim(0, max(sizes) * 1.12)
+    for rule, x, y in known:
+        look = rule.look
+        axes.errorbar(x, 100 * y.mean, 100 * (y.std or 0), color=look.colour, linewidth=1.4)
+        axes.plot(
+            x,
+            100 * y.mean,
+            marker=look.family.marker,
+            markersize=8,
+            markerfacecolor=token("page") if look.hollow else look.colour,
+            markeredgecolor=look.colour,
+            markeredgewidth=1.5,
+        )
+    axes.margins(y=0.14)
+    axes.set_xlabel("Peak activation memory, MiB" + (" (each step doubles)" if wide else ""))
+    axes.set_ylabel("Test accuracy, %")
+    place(figure, axes, [(x, 100 * y.mean, shortened(rule.label, 24)) for rule, x, y in known])
+    text = "Up is more accurate, left needs less memory."
+    return inline(figure, name, "Accuracy against memory", text)
+
+
+def shortened(name: str, length: int) -> str:
+    """A label that fits; the table has the whole one."""
+    return name if len(name) <= length else name[: length - 1].rstrip() + "…"

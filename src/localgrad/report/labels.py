@@ -1,0 +1,54 @@
+"""Labels beside points that run into neither each other nor the points."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.backend_bases import FigureCanvasBase
+from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
+
+_SIZE = 11.0
+_LETTER = 0.56 * _SIZE
+# (horizontal, vertical) steps away from the point, the most natural place first.
+_PLACES = [(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1)]
+
+
+def place(figure: Figure, axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
+    """Write each point's label where it covers least; x and y are data coordinates."""
+    FigureCanvasBase(figure).figure.draw_without_rendering()
+    frame = axes.get_window_extent()
+    spots = [axes.transData.transform((x, y)) for x, y, _ in points]
+    taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in spots]
+    for (x, y), (_, _, label) in zip(spots, points, strict=True):
+        width, height = _LETTER * len(label), 1.25 * _SIZE
+        boxes: list[tuple[int, Bbox]] = []
+        for distance in (1.0, 2.2, 3.4):
+            for right, up in _PLACES:
+                middle = x + right * (width / 2 + 9), y + up * 13 * distance
+                if up or distance == 1.0:
+                    corner = middle[0] - width / 2, middle[1] - height / 2
+                    boxes.append((right, Bbox.from_bounds(*corner, width, height)))
+        # min takes the first of equals, which is the most natural place.
+        right, best = min(boxes, key=lambda pair: _cost(pair[1], taken, frame))
+        taken.append(best)
+        # The page's font may be narrower than was reckoned: hold on to the side of the point.
+        at, side = {
+            1: (best.x0, "left"),
+            0: ((best.x0 + best.x1) / 2, "center"),
+            -1: (best.x1, "right"),
+        }[right]
+        middle_y = (best.y0 + best.y1) / 2
+        axes.text(at, middle_y, label, transform=None, ha=side, va="center", fontsize=_SIZE)
+
+
+def _cost(box: Bbox, taken: Sequence[Bbox], frame: Bbox) -> float:
+    """Covered area, with what leaves the frame counted double."""
+    outside = box.width * box.height - _overlap(box, frame)
+    return round(2 * outside + sum(_overlap(box, other) for other in taken), 3)
+
+
+def _overlap(one: Bbox, other: Bbox) -> float:
+    shared = Bbox.intersection(one, other)
+    return 0.0 if shared is None else float(shared.width * shared.height)

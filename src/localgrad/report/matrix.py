@@ -1,0 +1,103 @@
+"""The reach matrix as a figure: rows are losses, columns are units."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from markupsafe import Markup
+from matplotlib.collections import LineCollection
+from matplotlib.patches import PathPatch
+from matplotlib.path import Path
+
+from localgrad.report.palette import Look, token
+from localgrad.report.reach import Reach
+from localgrad.report.svg import inline, sheet
+
+_WIDTH = 320
+_FEW = 20
+
+
+def matrix(reach: Reach, look: Look, label: str, name: str) -> Markup:
+    """One rule's reach: filled = declared and measured, open = declared only, cross = undeclared."""
+    rows, columns = len(reach.losses), len(reach.units)
+    letters = max((len(text) for text in _ticks(reach.losses)), default=1)
+    left = 14 + 6.2 * min(letters, 10)
+    top = 12 + (6.4 * min(max(len(u) for u in _ticks(reach.units)), 10) if columns else 0)
+    cell = (_WIDTH - left - 4) / max(columns, 1)
+    # A network cut into two blocks must not give cells as large as a thumb.
+    tall = min(cell, 24)
+    height = top + tall * rows + 18
+    figure = sheet(_WIDTH, height)
+    axes = figure.add_axes(
+        (left / _WIDTH, 18 / height, cell * columns / _WIDTH, tall * rows / height)
+    )
+    axes.set(xlim=(0, columns), ylim=(rows, 0))
+    for side in axes.spines.values():
+        side.set_visible(False)
+    axes.tick_params(length=0, pad=2, labelsize=10)
+    axes.xaxis.tick_top()
+    axes.set_xticks(*_positions(reach.units), rotation=90)
+    axes.set_yticks(*_positions(reach.losses))
+    axes.set_xlabel("units, input to output →", labelpad=4, fontsize=10)
+    axes.xaxis.set_label_position("bottom")
+    cells = list(reach.cells())
+    gap = min(0.9, 0.12 * tall) / tall
+    filled = [_box(r, c, gap, cell / tall) for r, c, state in cells if state == "agree"]
+    hollow = [_box(r, c, 1.6 * gap, cell / tall) for r, c, state in cells if state == "missing"]
+    wrong = [(r, c) for r, c, state in cells if state == "violation"]
+    axes.add_collection(_lattice(rows, columns))
+    style = {"clip_on": False, "linewidth": 0}
+    if filled:
+        axes.add_patch(PathPatch(_joined(filled), facecolor=look.colour, **style))
+    if hollow:
+        edge = {"facecolor": "none", "edgecolor": look.colour, "linewidth": 1.2, "clip_on": False}
+        axes.add_patch(PathPatch(_joined(hollow), **edge))
+    if wrong:
+        boxes = [_box(r, c, -0.5 * gap, cell / tall) for r, c in wrong]
+        axes.add_patch(PathPatch(_joined(boxes), facecolor=token("violation"), zorder=4, **style))
+        cross = [
+            stroke
+            for r, c in wrong
+            for stroke in (
+                [(c + 0.25, r + 0.25), (c + 0.75, r + 0.75)],
+                [(c + 0.25, r + 0.75), (c + 0.75, r + 0.25)],
+            )
+        ]
+        width = max(1.0, min(2.2, tall / 8))
+        axes.add_collection(
+            LineCollection(cross, colors=token("page"), linewidths=width, zorder=5, clip_on=False)
+        )
+    text = (
+        f"{rows} losses by {columns} units: {reach.count('agree')} cells agree, "
+        f"{reach.count('violation')} violations, {reach.count('missing')} declared without gradient."
+    )
+    return inline(figure, name, f"Reach of {label}", text)
+
+
+def _ticks(names: Sequence[str]) -> list[str]:
+    return [name if len(name) <= 10 else name[:9] + "…" for name in names]
+
+
+def _positions(names: Sequence[str]) -> tuple[list[float], list[str]]:
+    """Tick positions and names: all of a few, about every twelfth of many."""
+    step = 1 if len(names) <= _FEW else 5 if len(names) <= 60 else 10
+    shown = range(0, len(names), step)
+    return [index + 0.5 for index in shown], [_ticks(names)[index] for index in shown]
+
+
+def _box(row: int, column: int, gap: float, stretch: float) -> list[tuple[float, float]]:
+    x0, x1 = column + gap / stretch, column + 1 - gap / stretch
+    return [(x0, row + gap), (x1, row + gap), (x1, row + 1 - gap), (x0, row + 1 - gap)]
+
+
+def _joined(boxes: Sequence[list[tuple[float, float]]]) -> Path:
+    """All boxes as one path, which keeps a 55 x 56 matrix small."""
+    corners = [point for box in boxes for point in [*box, box[0]]]
+    codes = [Path.MOVETO, *[Path.LINETO] * 3, Path.CLOSEPOLY] * len(boxes)
+    return Path(corners, codes)
+
+
+def _lattice(rows: int, columns: int) -> LineCollection:
+    lines = [[(0, row), (columns, row)] for row in range(rows + 1)]
+    lines += [[(column, 0), (column, rows)] for column in range(columns + 1)]
+    return LineCollection(lines, colors=token("line"), linewidths=0.6, clip_on=False)

@@ -1,0 +1,49 @@
+"""The figures of a single run that a comparison does not have."""
+
+from __future__ import annotations
+
+from markupsafe import Markup
+
+from localgrad.report.figures import HEIGHT, WIDTH, epochs, line
+from localgrad.report.palette import token
+from localgrad.report.records import Rule
+from localgrad.report.svg import inline, plot
+
+
+def training_loss(rule: Rule, name: str = "loss") -> Markup | None:
+    """Training loss over the epochs."""
+    points = rule.curve(lambda entry: entry.train_loss)
+    if not points:
+        return None
+    figure, axes = plot(WIDTH, HEIGHT)
+    line(axes, points, rule.look)
+    epochs(axes)
+    axes.set_ylabel("Training loss")
+    return inline(figure, name, "Training loss over epochs", "One line.")
+
+
+def block_losses(rule: Rule, name: str = "losses") -> Markup | None:
+    """The local loss of every block over the epochs; the deeper the block, the darker its line."""
+    curve = rule.runs[0].curve
+    count = max((len(entry.losses) for entry in curve), default=0)
+    if count < 2:
+        return None
+    figure, axes = plot(WIDTH, HEIGHT)
+    for block in range(count):
+        known = [
+            (entry.epoch, entry.losses[block]) for entry in curve if block < len(entry.losses)
+        ]
+        depth = block / (count - 1)
+        axes.plot(
+            [epoch for epoch, _ in known],
+            [float("nan") if value is None else value for _, value in known],
+            color=rule.look.colour if block < count - 1 else token("ink"),
+            alpha=0.25 + 0.75 * depth,
+            linewidth=1.2 if block < count - 1 else 2.0,
+            marker="o" if len(known) == 1 else None,
+            zorder=2 + depth,
+        )
+    epochs(axes)
+    axes.set_ylabel("Local loss")
+    text = f"{count} lines, the first block the lightest, the last block's in the text colour."
+    return inline(figure, name, "Local loss of every block over epochs", text)
