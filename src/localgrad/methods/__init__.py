@@ -74,6 +74,13 @@ def get(name: str, **options: Any) -> Method:
         LocalgradError: the name or an option is unknown (the near match is named), or an option's
             value is refused.
     """
+    check(name, options)
+    method: Method = KNOWN[name](**options)
+    return method
+
+
+def check(name: str, options: dict[str, Any]) -> None:
+    """Refuse an unknown method or option; the error names the near match."""
     if name not in KNOWN:
         near = difflib.get_close_matches(str(name).lower(), KNOWN, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else f"; choose from {', '.join(KNOWN)}"
@@ -85,11 +92,10 @@ def get(name: str, **options: Any) -> Method:
             known = ", ".join(fields) or "none"
             hint = f"; did you mean {near[0]!r}?" if near else f"; its options: {known}"
             raise LocalgradError(f"method {name!r} has no option {key!r}{hint}")
-    method: Method = KNOWN[name](**options)
-    return method
 
 
 _SHORT = {"length": "L", "depth": "d"}
+_OF_THE_DATA = ("mean", "std")  # facts about the images, not choices
 
 
 def label(method: Any) -> str:
@@ -103,6 +109,8 @@ def label(method: Any) -> str:
     shown = []
     for field in dataclasses.fields(method) if dataclasses.is_dataclass(method) else ():
         value = getattr(method, field.name)
+        if field.name in _OF_THE_DATA:
+            continue
         if field.name in _SHORT:
             shown.append(f"{_SHORT[field.name]}={value}")
         elif value != field.default:

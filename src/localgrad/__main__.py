@@ -1,0 +1,8 @@
+"""``python -m localgrad``."""
+
+import sys
+
+from localgrad.cli.main import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,103 @@
+"""What one step of a rule costs: memory and FLOPs exactly, time beside others'."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from localgrad import LocalLearner, measure_flops, measure_memory
+from localgrad.experiment.build import Experiment
+from localgrad.experiment.schedule import build_optimizer
+from localgrad.learner import StepOutput
+
+
+def autocast(experiment: Experiment) -> torch.autocast:
+    """Return the precision that the configuration asks for, as a context."""
+    enabled = experiment.config.precision == "bf16"
+    return torch.autocast(experiment.device.type, torch.bfloat16, enabled=enabled)
+
+
+def first_batch(experiment: Experiment) -> tuple[Tensor, Tensor]:
+    """Return the first batch of the first epoch."""
+    return next(experiment.train.epoch(0))
+
+
+def run_step(experiment: Experiment, learner: LocalLearner, x: Tensor, y: Tensor) -> StepOutput:
+    """Run one local step in the configured precision."""
+    with autocast(experiment):
+        return learner.step(x, y)
+
+
+def measure_cost(experiment: Experiment) -> dict[str, int]:
+    """Return bytes and FLOPs of one step at the configured batch size.
+
+    Runs on a copy of the learner. ``peak_activation_bytes`` is of the step alone;
+    ``peak_memory_bytes`` adds parameters, gradients and optimizer state, in the steady state.
+    """
+    learner = copy.deepcopy(experiment.learner)
+    optimizer = build_optimizer(experiment.config.optimizer, learner)
+    x, y = first_batch(experiment)
+
+    def whole() -> None:
+        optimizer.zero_grad()
+        run_step(experiment, learner, x, y)
+        optimizer.step()
+
+    whole()  # the optimizer's state is there from now on
+    optimizer.zero_grad()
+    step = measure_memory(lambda: run_step(experiment, learner, x, y), learner)
+    total = measure_memory(whole, learner, optimizer).total
+    optimizer.zero_grad()
+    flops = measure_flops(lambda: run_step(experiment, learner, x, y))
+    return {
+        "peak_activation_bytes": step.activations,
+        "peak_memory_bytes": total,
+        "flops_per_image": flops // len(x),
+    }
+
+
+def time_steps(
+    experiments: Sequence[Experiment], repeats: int, tick: Callable[[], Any] = lambda: None
+) -> list[list[float]]:
+    """Return seconds of ``repeats`` steps of each experiment, taken in turn after one warm-up.
+
+    A step is zero_grad, the local step and the optimizer's step. Taking turns lets every rule see
+    the same machine, whatever else it does.
+    """
+    runs: list[Callable[[], None]] = []
+    for experiment in experiments:
+        learner = copy.deepcopy(experiment.learner)
+        optimizer = build_optimizer(experiment.config.optimizer, learner)
+        x, y = first_batch(experiment)
+
+        def run(e: Any = experiment, m: Any = learner, o: Any = optimizer, x: Any = x, y: Any = y) -> None:
+            o.zero_grad()
+            run_step(e, m, x, y)
+            o.step()
+            if e.device.type == "cuda":
+                torch.cuda.synchronize(e.device)
+
+        runs.append(run)
+    seconds: list[list[float]] = [[] for _ in runs]
+    for turn in range(repeats + 1):
+        for run, found in zip(runs, seconds, strict=True):
+            start = time.perf_counter()
+            run()
+            if turn:
+                found.append(time.perf_counter() - start)
+            tick()
+    return seconds
+
+
+def time_ratios(seconds: Sequence[Sequence[float]], baseline: int) -> list[float]:
+    """Return each rule's time against the baseline's: the median of the ratios turn by turn."""
+    base = seconds[baseline]
+    return [
+        statistics.median(a / b for a, b in zip(found, base, strict=True)) for found in seconds
+    ]
