@@ -1,13 +1,14 @@
 """Train any network in blocks with local gradients instead of one global back-propagation."""
 
 from localgrad import methods
-from localgrad.audit import Reach, audit
+from localgrad.audit import audit
 from localgrad.chain import Chain, Unit
 from localgrad.decoupling import Block, Decoupling, Link, Part
 from localgrad.errors import LocalgradError
 from localgrad.flops import measure_flops
 from localgrad.learner import LocalLearner, StepOutput, decouple
 from localgrad.memory import Memory, measure_memory
+from localgrad.reach import Reach
 
 __version__ = "0.1.0"
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from localgrad.chain import Chain
 from localgrad.errors import LocalgradError
 from localgrad.learner import LocalLearner
+from localgrad.reach import Reach
 from localgrad.segments import announce
 
 _LOSSES = (
@@ -39,94 +39,6 @@ _LOSSES = (
     F.multi_margin_loss,
     F.ctc_loss,
 )
-
-
-@dataclass(frozen=True, eq=False)
-class Reach:
-    """Which units each loss trains.
-
-    Args:
-        units: column labels; the last one is ``"tail"`` where the model is a chain.
-        matrix: measured, ``(losses, units)``, bool.
-        declared: what the decoupling says, of the same shape, or None where there is none.
-        heads: measured, ``(losses, heads)``, bool; None for a model without heads.
-        parameters: for each loss, the names of the parameters that it trains.
-    """
-
-    units: tuple[str, ...]
-    matrix: Tensor
-    declared: Tensor | None
-    heads: Tensor | None
-    parameters: tuple[frozenset[str], ...]
-
-    @property
-    def violations(self) -> list[str]:
-        """What was measured against what was declared, a sentence each; empty where they agree."""
-        found = []
-        if self.declared is not None:
-            for k, u in (self.matrix != self.declared).nonzero().tolist():
-                verb = "trains" if self.matrix[k, u] else "does not train"
-                found.append(f"loss {k} {verb} unit {self.units[u]!r}, against its declaration")
-        if self.heads is not None:
-            for k, h in (self.heads != torch.eye(*self.heads.shape, dtype=torch.bool)).nonzero():
-                verb = "trains" if self.heads[k, h] else "does not train"
-                found.append(f"loss {int(k)} {verb} head {int(h)}")
-        return found
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain lists: ``losses``, ``units``, ``measured``, ``declared``, ``violations``."""
-        return {
-            "losses": [str(k) for k in range(len(self.matrix))],
-            "units": list(self.units),
-            "measured": self.matrix.tolist(),
-            "declared": None if self.declared is None else self.declared.tolist(),
-            "violations": self.violations,
-        }
-
-    def __str__(self) -> str:
-        width = max(4, len(str(len(self.matrix) - 1)))
-        height = max(len(name) for name in self.units)
-        lines = []
-        for row in range(height):
-            letters = [name.rjust(height)[row] for name in self.units]
-            lines.append(("loss" if row == height - 1 else "").rjust(width) + " " + " ".join(letters))
-        for k, reached in enumerate(self.matrix.tolist()):
-            expected = reached if self.declared is None else self.declared[k].tolist()
-            marks = [_mark(m, d) for m, d in zip(reached, expected, strict=True)]
-            lines.append(str(k).rjust(width) + " " + " ".join(marks))
-        if self.declared is not None:
-            lines.append(f"violations: {len(self.violations)}")
-        return "\n".join(lines)
-
-    def plot(self, path: str) -> None:
-        """Write the matrix as an SVG picture."""
-        size, left, top = 16, 40, 60
-        rows, columns = self.matrix.shape
-        parts = [
-            f'<svg xmlns="http://www.w3.org/2000/svg" font-family="sans-serif" font-size="11" '
-            f'width="{left + columns * size + 8}" height="{top + rows * size + 8}">'
-        ]
-        for u, name in enumerate(self.units):
-            x = left + u * size + 12
-            parts.append(f'<text transform="translate({x},{top - 6}) rotate(-60)">{name}</text>')
-        for k in range(rows):
-            y = top + k * size
-            parts.append(f'<text x="{left - 8}" y="{y + 12}" text-anchor="end">{k}</text>')
-            for u in range(columns):
-                right = self.declared is None or bool(self.matrix[k, u] == self.declared[k, u])
-                fill = "#2a6fbb" if self.matrix[k, u] else "#e8e8e8"
-                parts.append(
-                    f'<rect x="{left + u * size}" y="{y}" width="{size - 2}" height="{size - 2}" '
-                    f'fill="{fill if right else "#d62728"}"/>'
-                )
-        with open(path, "w", encoding="utf-8") as file:
-            file.write("\n".join([*parts, "</svg>"]) + "\n")
-
-
-def _mark(measured: bool, declared: bool) -> str:
-    if measured == declared:
-        return "#" if measured else "."
-    return "!" if measured else "?"
 
 
 class _Marked(torch.autograd.Function):
@@ -178,7 +90,8 @@ def audit(
         model: a :class:`LocalLearner`, or any module.
         units: the columns, label to parameters; by default the units of a learner or chain, else
             the model's children.
-        declared: the reach to hold the measurement against; a learner brings its own.
+        declared: the reach to hold the measurement against, of the units that have something to
+            train; a learner brings its own.
         optimizer: given where the step updates, so that its state can be put back.
 
     Returns:
@@ -186,7 +99,8 @@ def audit(
         state are afterwards what they were before.
 
     Raises:
-        LocalgradError: the step computes no loss that can be seen.
+        LocalgradError: the step computes no loss that can be seen, or ``units`` or ``declared``
+            do not fit the model and the step.
 
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
     >>> x, y = torch.randn(16, 4), torch.randint(3, (16,))
@@ -217,6 +131,9 @@ def audit(
                 step()
             touched.append(frozenset(reached))
     by_id = {id(p): name for name, p in names.items()}
+    for label, parameters in columns.items():
+        if any(id(p) not in by_id for p in parameters):
+            raise LocalgradError(f"unit {label!r} holds a parameter that the model does not have")
     groups = {label: {by_id[id(p)] for p in ps} for label, ps in columns.items()}
     matrix = [[bool(reached & group) for group in groups.values()] for reached in touched]
     heads = None
@@ -224,10 +141,19 @@ def audit(
         prefixes = [f"heads.{h}." for h in range(len(learner.heads))]
         rows = [[any(n.startswith(p) for n in reached) for p in prefixes] for reached in touched]
         heads = torch.tensor(rows, dtype=torch.bool)
+    claim = None
+    if declared is not None:
+        claim = torch.tensor(declared, dtype=torch.bool)
+        if claim.shape != (count, len(groups)):
+            raise LocalgradError(
+                f"declared is {tuple(claim.shape)}, the step has {count} losses and the model "
+                f"{len(groups)} units"
+            )
+        claim &= torch.tensor([any(p.requires_grad for p in ps) for ps in columns.values()])
     return Reach(
         tuple(groups),
         torch.tensor(matrix, dtype=torch.bool),
-        None if declared is None else torch.tensor(declared, dtype=torch.bool),
+        claim,
         heads,
         tuple(touched),
     )
@@ -269,11 +195,13 @@ def _watched(names: dict[str, nn.Parameter]) -> Iterator[set[str]]:
 def _kept(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> Iterator[None]:
     """Put everything that a step changes back."""
     state = [(t, t.detach().clone()) for t in (*model.parameters(), *model.buffers())]
-    gradients = [(p, None if p.grad is None else p.grad.clone()) for p in model.parameters()]
+    gradients = [(p, p.grad) for p in model.parameters()]
     optimizer_state = None if optimizer is None else copy.deepcopy(optimizer.state_dict())
     device = next((t.device for t, _ in state if t.is_cuda), None)
     with torch.random.fork_rng([] if device is None else [device]):
         try:
+            for parameter, gradient in gradients:
+                parameter.grad = None if gradient is None else gradient.clone()
             yield
         finally:
             with torch.no_grad():

@@ -14,7 +14,8 @@ The chain holds references to the model's own submodules and adds nothing to the
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -83,17 +84,17 @@ class Chain:
 
         Raises:
             LocalgradError: the model is neither an ``nn.Sequential`` nor defines
-                ``chain_units``/``chain_tail``, has no unit before its last layer, or its units do
-                not hold every parameter exactly once.
+                ``chain_units``/``chain_tail``, has no unit before its last layer, or has a
+                parameter in none of its units.
         """
         if hasattr(model, "chain_units"):
             chain = _declared(model)
-        elif isinstance(model, nn.Sequential):
+        elif isinstance(model, nn.Sequential) and type(model).forward is nn.Sequential.forward:
             chain = _sequential(model)
         else:
             raise LocalgradError(
-                f"{type(model).__name__} cannot be cut: give an nn.Sequential, or define "
-                "chain_units() and chain_tail() on it"
+                f"{type(model).__name__} cannot be cut: give an nn.Sequential (with its own "
+                "forward), or define chain_units() and chain_tail() on it"
             )
         chain._check()
         return chain
@@ -119,7 +120,7 @@ class Chain:
 
         Args:
             blocks: number of blocks K; the published cuts where the network has them, else
-                blocks of equal numbers of units (the earlier ones get the smaller share).
+                blocks whose numbers of units differ by one at the most.
             cuts: label or index of the last unit of each block but the final one.
 
         Raises:
@@ -146,14 +147,17 @@ class Chain:
             raise LocalgradError(f"cuts={cuts!r}: give a list of unit labels")
         ends: list[int] = []
         for cut in cuts:
-            index = cut if isinstance(cut, int) else self.index(cut)
+            is_index = isinstance(cut, int) and not isinstance(cut, bool)
+            index = int(cut) if is_index else self.index(str(cut))
             if not 0 <= index < len(self.units) - 1:
                 raise LocalgradError(
                     f"cut {cut!r}: a block but the final one must end at a unit from "
                     f"{self.names[0]!r} to {self.names[max(len(self.units) - 2, 0)]!r}"
                 )
             if ends and index + 1 <= ends[-1]:
-                raise LocalgradError(f"cut {cut!r} is out of order: it comes before the one it follows")
+                raise LocalgradError(
+                    f"cut {cut!r} is out of order: each cut must come after the one before it"
+                )
             ends.append(index + 1)
         return ends
 
@@ -161,7 +165,7 @@ class Chain:
         """Return the index of the unit called ``name``."""
         if name in self.names:
             return self.names.index(name)
-        near = difflib.get_close_matches(str(name), self.names, n=1)
+        near = difflib.get_close_matches(name, self.names, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else f" (units: {', '.join(self.names)})"
         raise LocalgradError(f"no unit is called {name!r}{hint}")
 
@@ -172,13 +176,9 @@ class Chain:
         Runs the chain once in eval mode on at most two rows; leaves buffers, modes and the random
         state as they were.
         """
-        x = example_input[:2].to(_device(self.model), copy=True)
-        if x.is_floating_point():
-            x = x.to(_dtype(self.model))
-        modes = [(module, module.training) for module in self.model.modules()]
-        self.model.eval()
+        x = self.sample(example_input)
         shapes: list[torch.Size] = []
-        try:
+        with evaluation(self.model.modules()):
             for unit in (*self.units, self.tail):
                 before = tuple(x.shape[1:])
                 try:
@@ -193,22 +193,37 @@ class Chain:
                         f"unit {unit.name!r} returns a {type(x).__name__}: a unit must return one tensor"
                     )
                 shapes.append(x.shape[1:])
-        finally:
-            for module, training in modes:
-                module.training = training
         return shapes[:-1], shapes[-1]
+
+    def sample(self, example_input: Tensor) -> Tensor:
+        """Return a copy of at most two rows, on the model's device and in its precision."""
+        x = example_input[:2].to(_device(self.model), copy=True)
+        return x.to(_dtype(self.model)) if x.is_floating_point() else x
 
     def _check(self) -> None:
         if not self.units:
             raise LocalgradError(
                 f"{type(self.model).__name__} has no unit before its last layer: nothing to cut"
             )
-        if len(set(self.names)) != len(self.names):
-            raise LocalgradError("two units have the same label")
+        if self.tail.name in self.names:
+            raise LocalgradError(f"no unit may be called {self.tail.name!r}: the last part is")
         held = {id(p) for unit in (*self.units, self.tail) for p in unit.parameters()}
         for name, parameter in self.model.named_parameters():
             if id(parameter) not in held:
                 raise LocalgradError(f"parameter {name!r} is in no unit of the chain")
+
+
+@contextmanager
+def evaluation(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Put modules in eval mode, and each back into its own."""
+    modes = [(module, module.training) for module in modules]
+    for module, _ in modes:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def _device(model: nn.Module) -> torch.device:
@@ -222,7 +237,10 @@ def _dtype(model: nn.Module) -> torch.dtype:
 
 def _declared(model: nn.Module) -> Chain:
     def parts(names: Sequence[str]) -> tuple[nn.Module, ...]:
-        return tuple(model.get_submodule(name) for name in names)
+        try:
+            return tuple(model.get_submodule(name) for name in names)
+        except AttributeError as error:
+            raise LocalgradError(f"{type(model).__name__}: {error}") from error
 
     units: dict[str, tuple[str, ...]] = model.chain_units()  # type: ignore[operator]
     tail: tuple[str, ...] = model.chain_tail()  # type: ignore[operator]

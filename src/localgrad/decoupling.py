@@ -6,14 +6,17 @@ returns, what the learner runs, and what a run folder keeps.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from localgrad import plain_data
 from localgrad.errors import LocalgradError
 
 FORMAT = 1
@@ -80,6 +83,10 @@ class Link:
             found.append(f"link length_unit {self.length_unit!r} must be 'unit' or 'layer'")
         if self.combine not in ("sum", "replace"):
             found.append(f"link combine {self.combine!r} must be 'sum' or 'replace'")
+        if isinstance(self.weight, bool) or not isinstance(self.weight, int | float):
+            found.append(f"link weight {self.weight!r} must be a number")
+        elif not math.isfinite(self.weight):
+            found.append(f"link weight {self.weight!r} must be finite")
         return found
 
 
@@ -244,7 +251,7 @@ class Decoupling:
         return {
             "format": FORMAT,
             "method": self.method,
-            "options": self.options,
+            "options": copy.deepcopy(self.options),
             "units": list(self.units),
             "blocks": [dataclasses.asdict(block) for block in self.blocks],
         }
@@ -257,20 +264,11 @@ class Decoupling:
             LocalgradError: a key is missing, unknown or of the wrong kind, or the blocks do not
                 fit together.
         """
-        try:
-            if data["format"] != FORMAT:
-                raise LocalgradError(f"decoupling format {data['format']!r}: expected {FORMAT}")
-            blocks = []
-            for entry in data["blocks"]:
-                entry = dict(entry)
-                for key, kind in (("head", Part), ("loss", Part), ("link", Link)):
-                    if entry.get(key) is not None:
-                        entry[key] = kind(**entry[key])
-                blocks.append(Block(**entry))
-            units = tuple(data["units"])
-            return cls(data["method"], units, tuple(blocks), dict(data.get("options") or {}))
-        except (KeyError, TypeError, AttributeError) as error:
-            raise LocalgradError(f"not a decoupling: {type(error).__name__} {error}") from error
+        data = dict(data)
+        number = data.pop("format", None)
+        if number != FORMAT:
+            raise LocalgradError(f"decoupling format {number!r}: expected {FORMAT}")
+        return plain_data.read(cls, data, "the decoupling")
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the decoupling to a file, as JSON (which is YAML too)."""

@@ -220,6 +220,7 @@ def auglocal(site: Site, units: list[str]) -> nn.Module:
     copies: list[nn.Module] = []
     shape = site.shape
     halvings = 0
+    weight = next(site.chain.model.parameters())
     for name in units:
         index = site.chain.index(name)
         if len(shape) == 3 and site.shapes[index][0] > shape[0]:
@@ -229,7 +230,6 @@ def auglocal(site: Site, units: list[str]) -> nn.Module:
         copy = like(site.chain.units[index], shape, stride)
         with torch.no_grad():
             copy.eval()
-            weight = next(copy.parameters())
             shape = copy(weight.new_zeros(2, *shape)).shape[1:]
             copy.train()
         copies.append(copy)
@@ -259,6 +259,8 @@ def build(part: Part, site: Site) -> nn.Module:
         head: nn.Module = builder(site, **part.options)
     except TypeError as error:
         raise LocalgradError(f"head {part}: {error}") from error
+    if not isinstance(head, nn.Module):
+        raise LocalgradError(f"head {part} is a {type(head).__name__}: a builder returns a module")
     if part.name in HEADS:
         for module in head.modules():
             if isinstance(module, nn.Conv2d):

@@ -1,4 +1,7 @@
-"""How many layers with weights lie between each parameter and the end of its unit."""
+"""How many layers with weights lie between each parameter and the end of its unit.
+
+A link whose length is counted in layers reaches as far as that says.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from localgrad.chain import Unit
+from localgrad.chain import Chain, Unit, evaluation
+from localgrad.decoupling import Decoupling, Link
 
 # what stands between a layer's node in the graph and its weight
 _VIEWS = ("TBackward", "PermuteBackward", "TransposeBackward", "ToCopyBackward", "ViewBackward")
 
 
 def layer_depths(unit: Unit, x: Tensor) -> dict[nn.Parameter, int]:
-    """Return each trainable parameter's depth: 1 for the unit's last layer, 2 for the one before.
+    """Return each parameter's depth: 1 for the unit's last layer, 2 for the one before.
 
     A layer is an operation with a weight of two or more dimensions, with the norm and bias that
     follow it. Where paths differ in length (a projection beside two convolutions), the shortest
@@ -26,15 +30,15 @@ def layer_depths(unit: Unit, x: Tensor) -> dict[nn.Parameter, int]:
         unit: the unit, run once in eval mode.
         x: an input of the unit with a batch dimension.
     """
-    modes = [(m, m.training) for part in unit.parts for m in part.modules()]
-    for module, _ in modes:
-        module.training = False
+    frozen = [p for p in unit.parameters() if p.is_floating_point() and not p.requires_grad]
+    for parameter in frozen:  # an error crosses a frozen layer like any other
+        parameter.requires_grad_(True)
     try:
-        with torch.enable_grad():
-            out = unit(x.detach())
+        with torch.enable_grad(), evaluation(m for part in unit.parts for m in part.modules()):
+            out = unit(x.detach().clone())
     finally:
-        for module, training in modes:
-            module.training = training
+        for parameter in frozen:
+            parameter.requires_grad_(False)
     depths: dict[nn.Parameter, int] = {}
     seen: dict[Any, int] = {}
     queue = deque([(out.grad_fn, 1)])
@@ -70,3 +74,46 @@ def _weight(node: Any) -> nn.Parameter | None:
             return None
         node = node.next_functions[0][0]
     return None
+
+
+def chain_depths(chain: Chain, example_input: Tensor) -> list[dict[nn.Parameter, int]]:
+    """Return :func:`layer_depths` of each unit of a chain."""
+    x = chain.sample(example_input)
+    found = []
+    with torch.no_grad(), evaluation(chain.model.modules()):
+        for unit in chain.units:
+            found.append(layer_depths(unit, x))
+            x = unit(x)
+    return found
+
+
+def layer_counts(depths: list[dict[nn.Parameter, int]]) -> list[int]:
+    """Return the number of layers in each unit."""
+    return [max(depth.values(), default=0) for depth in depths]
+
+
+def receivers(
+    chain: Chain,
+    decoupling: Decoupling,
+    depths: list[dict[nn.Parameter, int]] | None,
+    k: int,
+    link: Link,
+) -> tuple[int, tuple[nn.Parameter, ...]]:
+    """Return how many units of block ``k`` the link reaches, and which of their parameters.
+
+    Args:
+        chain, decoupling: the network and its blocks.
+        depths: of every unit, where the link's length is counted in layers.
+        k: the block that receives.
+        link: of block ``k + 1``.
+    """
+    layers = None if depths is None else layer_counts(depths)
+    units = decoupling.linked_units(k, layers)
+    left = link.length
+    found: list[nn.Parameter] = []
+    for u in reversed(units):
+        for parameter in chain.units[u].parameters():
+            if parameter.requires_grad and (depths is None or depths[u].get(parameter, 1) <= left):
+                found.append(parameter)
+        left -= 1 if layers is None else layers[u]
+    return len(units), tuple(found)

@@ -8,13 +8,13 @@ from torch import Tensor, nn
 
 class _Mean(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:  # type: ignore[no-untyped-def,override]
+    def forward(ctx, x: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
         ctx.shape = x.shape
         ctx.channels_last = x.is_contiguous(memory_format=torch.channels_last)
         return x.mean((2, 3))
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:  # type: ignore[no-untyped-def,override]
+    def backward(ctx, grad: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
         batch, channels, height, width = ctx.shape
         layout = torch.channels_last if ctx.channels_last else torch.contiguous_format
         grad = (grad / (height * width))[:, :, None, None].expand(ctx.shape)

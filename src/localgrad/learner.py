@@ -7,8 +7,9 @@ not detaching, is what saves the memory.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
@@ -18,13 +19,13 @@ from localgrad import heads as head_room
 from localgrad import losses as loss_room
 from localgrad import methods as method_room
 from localgrad.chain import Chain, Unit
-from localgrad.decoupling import Decoupling, Link
+from localgrad.decoupling import Decoupling
 from localgrad.errors import LocalgradError
-from localgrad.layer_depth import layer_depths
+from localgrad.layer_depth import chain_depths, layer_counts, receivers
 from localgrad.losses import logits_of
-from localgrad.segments import Group, Stage, groups_of
+from localgrad.segments import Group, Stage, Walk, groups_of
 
-_decoupled: WeakSet[nn.Module] = WeakSet()
+_decoupled: WeakKeyDictionary[nn.Module, ref[LocalLearner]] = WeakKeyDictionary()
 
 
 class StepOutput(NamedTuple):
@@ -53,7 +54,7 @@ class LocalLearner(nn.Module):
         stages: list[Stage],
         groups: list[Group],
         input_shape: torch.Size | None,
-        depths: list[dict[nn.Parameter, int]] | None,
+        layers: list[int] | None,
     ) -> None:
         super().__init__()
         self.backbone = chain.model
@@ -61,7 +62,7 @@ class LocalLearner(nn.Module):
         self.chain, self.decoupling = chain, decoupling
         self.input_shape = input_shape
         self._stages, self._groups = stages, groups
-        self.layers = None if depths is None else [max(d.values(), default=0) for d in depths]
+        self.layers = layers
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the backbone; heads take no part."""
@@ -83,12 +84,12 @@ class LocalLearner(nn.Module):
         """
         self._check_input(x)
         losses: list[Tensor] = []
-        out: Any = None
         border = x
-        previous: Group | None = None
+        logits: Tensor | None = None
+        waiting: tuple[Group, Walk] | None = None
         for group in self._groups:
             try:
-                border, out, values = group.forward(border, y, x)
+                walk = group.forward(border, y, x)
             except ValueError as error:
                 if "more than 1 value per channel" not in str(error):
                     raise
@@ -96,20 +97,24 @@ class LocalLearner(nn.Module):
                     f"block {group.stages[-1].index}: batch norm cannot train on a batch of "
                     f"{x.shape[0]}; use a larger batch or drop the last short one"
                 ) from error
-            losses += values
-            error_at_input = group.local()
-            if previous is not None:
-                previous.receive(error_at_input)
+            border, logits = walk.border, walk.logits
+            losses += walk.values
+            error_at_input = group.local(walk)
+            if waiting is not None:
+                before, its_walk = waiting
+                before.receive(its_walk, error_at_input)
                 del error_at_input  # before the waiting gradients need room
-                previous.finish()
-            previous = group if group.linked else None
-        return StepOutput(out.detach(), losses)
+                before.finish(its_walk)
+            waiting = (group, walk) if group.linked else None
+        assert logits is not None  # the last block ends in the tail
+        return StepOutput(logits, losses)
 
     @torch.no_grad()
     def exits(self, x: Tensor) -> list[Tensor | None]:
         """Return every loss's class scores, ``(batch, classes)``: each head as an early exit.
 
         None stands for a head without a classifier. The last entry is the network's own output.
+        Call ``learner.eval()`` before: ``learner.backbone.eval()`` leaves the heads as they are.
         """
         scores = []
         for stage in self._stages:
@@ -124,13 +129,15 @@ class LocalLearner(nn.Module):
 
     def release(self) -> nn.Module:
         """Give the model back, as it was before :func:`decouple`; the learner is then spent."""
-        _decoupled.discard(self.backbone)
+        _decoupled.pop(self.backbone, None)
         self._groups = []
         return self.backbone
 
     def _check_input(self, x: Tensor) -> None:
         if not self._groups:
             raise LocalgradError("this learner was released: decouple the model again")
+        if not torch.is_grad_enabled():
+            raise LocalgradError("step computes gradients: call it outside of torch.no_grad()")
         if self.input_shape is not None and x.shape[1:] != self.input_shape:
             raise LocalgradError(
                 f"step got inputs of shape {tuple(x.shape[1:])}, the heads were built for "
@@ -174,13 +181,16 @@ def decouple(
     >>> out.logits.shape, len(out.losses)
     (torch.Size([16, 3]), 2)
     """
-    if isinstance(model, LocalLearner) or model in _decoupled:
+    chain = Chain.of(model) if not isinstance(model, LocalLearner) else model.chain
+    owner = _decoupled.get(chain.model)
+    if owner is not None and owner() is not None:
         raise LocalgradError(
             "this model is decoupled already: call release() on its learner first"
         )
-    chain = Chain.of(model)
     if isinstance(method, Decoupling):
         decoupling = method
+        if blocks is not None or cuts is not None:
+            raise LocalgradError("a finished decoupling has its cuts: give neither blocks nor cuts")
         if decoupling.units != chain.names:
             raise LocalgradError(
                 f"the decoupling is for {len(decoupling.units)} units "
@@ -189,14 +199,16 @@ def decouple(
             )
     else:
         rule = method_room.get(method) if isinstance(method, str) else method
-        if not callable(rule) or not hasattr(rule, "name"):
+        if isinstance(rule, type) or not callable(rule) or not hasattr(rule, "name"):
             raise LocalgradError(
                 f"{rule!r} is not a method: it needs a name and a call (chain, cuts) -> Decoupling"
             )
         decoupling = rule(chain, chain.cuts(blocks, cuts))
+        if not isinstance(decoupling, Decoupling):
+            raise LocalgradError(f"method {rule.name!r} returned {decoupling!r}, not a Decoupling")
     _check_ties(chain, decoupling)
     learner = _assemble(chain, decoupling, example_input, loss)
-    _decoupled.add(model)
+    _decoupled[chain.model] = ref(learner)
     return learner
 
 
@@ -213,11 +225,11 @@ def _assemble(
     classes = 0
     if example is not None:
         shapes, out = chain.shapes(example)
-        if len(out) != 1:
+        if needs_shape and len(out) != 1:
             raise LocalgradError(
                 f"the network returns {tuple(out)} per input: expected (classes,) scores"
             )
-        classes = out[0]
+        classes = out[-1]
     heads: list[nn.Module] = []
     stages: list[Stage] = []
     for k, block in enumerate(decoupling.blocks):
@@ -232,64 +244,14 @@ def _assemble(
         if isinstance(local_loss, loss_room.InfoProLoss) and example is not None:
             local_loss.check(example)
         stages.append(Stage(k, block, units, head, local_loss))
-    depths = _depths(chain, decoupling, example)
-
-    def receivers(k: int, link: Link) -> tuple[int, tuple[nn.Parameter, ...]]:
-        layers = None if depths is None else [max(d.values(), default=0) for d in depths]
-        return _receivers(chain, decoupling, depths, layers, k, link)
-
-    groups = groups_of(stages, receivers)
-    shape = None if example is None or not needs_shape else example.shape[1:]
-    return LocalLearner(chain, decoupling, heads, stages, groups, shape, depths)
-
-
-def _receivers(
-    chain: Chain,
-    decoupling: Decoupling,
-    depths: list[dict[nn.Parameter, int]] | None,
-    layers: list[int] | None,
-    k: int,
-    link: Link,
-) -> tuple[int, tuple[nn.Parameter, ...]]:
-    """Return how many units of block ``k`` the link reaches, and which of their parameters."""
-    units = decoupling.linked_units(k, layers)
-    left = link.length
-    found: list[nn.Parameter] = []
-    for u in reversed(units):
-        for parameter in chain.units[u].parameters():
-            if parameter.requires_grad and (depths is None or depths[u].get(parameter, 1) <= left):
-                found.append(parameter)
-        left -= layers[u] if layers is not None else 1
-    return len(units), tuple(found)
-
-
-def _depths(
-    chain: Chain, decoupling: Decoupling, example: Tensor | None
-) -> list[dict[nn.Parameter, int]] | None:
-    """Return the layer depth of every parameter, where a link counts its length in layers."""
     links = [block.link for block in decoupling.blocks if block.link is not None]
-    if not any(link.length_unit == "layer" for link in links):
-        return None
-    assert example is not None
-    parameter = next(chain.model.parameters())
-    x = example[:2].to(parameter.device, parameter.dtype)
-    found = []
-    for unit in chain.units:
-        found.append(layer_depths(unit, x))
-        x = chain_output(unit, x)
-    return found
-
-
-@torch.no_grad()
-def chain_output(unit: Unit, x: Tensor) -> Tensor:
-    """Run a unit in eval mode and leave its modules as they were."""
-    modes = [(m, m.training) for part in unit.parts for m in part.modules()]
-    for module, _ in modes:
-        module.training = False
-    x = unit(x)
-    for module, training in modes:
-        module.training = training
-    return x
+    depths = None
+    if example is not None and any(link.length_unit == "layer" for link in links):
+        depths = chain_depths(chain, example)
+    groups = groups_of(stages, partial(receivers, chain, decoupling, depths))
+    shape = None if example is None or not needs_shape else example.shape[1:]
+    layers = None if depths is None else layer_counts(depths)
+    return LocalLearner(chain, decoupling, heads, stages, groups, shape, layers)
 
 
 def _placed(head: nn.Module, model: nn.Module) -> nn.Module:

@@ -30,7 +30,8 @@ class HeadOutput(NamedTuple):
 
 def logits_of(output: Any) -> Tensor | None:
     """Return a head's class scores, ``(batch, classes)``, or None where it has none."""
-    return output.logits if isinstance(output, HeadOutput) else output
+    scores: Tensor | None = output.logits if isinstance(output, HeadOutput) else output
+    return scores
 
 
 class Task:
@@ -55,7 +56,8 @@ def similarity_matrix(features: Tensor) -> Tensor:
         else:
             features = features.flatten(1)
     centred = features - features.mean(dim=1, keepdim=True)
-    rows = centred / (1e-8 + centred.square().sum(dim=1, keepdim=True).sqrt())
+    # not sqrt(sum of squares), whose gradient at a row of zeros is NaN
+    rows: Tensor = centred / (1e-8 + torch.linalg.vector_norm(centred, dim=1, keepdim=True))
     return (rows @ rows.t()).clamp(-1, 1)
 
 

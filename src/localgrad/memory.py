@@ -61,13 +61,14 @@ class _LiveStorages(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         for tensor in _tensors((args, kwargs)):
-            self._see(tensor, new=False)
+            self.see(tensor, new=False)
         out = func(*args, **kwargs)
         for tensor in _tensors(out):
-            self._see(tensor, new=True)
+            self.see(tensor, new=True)
         return out
 
-    def _see(self, tensor: Tensor, new: bool) -> None:
+    def see(self, tensor: Tensor, new: bool) -> None:
+        """Know the storage of ``tensor`` from now on; count it where it is ``new``."""
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key in self.known:
@@ -118,21 +119,23 @@ def measure_memory(
     4100
     """
     parameters = [] if model is None else list(model.parameters())
-    held = _storages([*_gradients(parameters), *_state(optimizer)])
-    before = sum(held.values())
-    with _LiveStorages() as counter:
+    counter = _LiveStorages()
+    for tensor in [*_gradients(parameters), *_state(optimizer)]:
+        counter.see(tensor, new=True)  # alive already; fn may free it
+    apart = set(range(len(counter.bytes)))
+    with counter:
         result = fn()
     gradients = _storages(_gradients(parameters))
     state = _storages(_state(optimizer))
     kept = {counter.known.get(key) for key in (*gradients, *state)}
-    apart = {number for number in kept if number is not None}
+    apart |= {number for number in kept if number is not None}
     weights = sum(_storages(parameters).values())
     memory = Memory(
         activations=counter.peak(apart),
         parameters=weights,
         gradients=sum(gradients.values()),
         optimizer=sum(state.values()),
-        total=weights + before + counter.peak(set()),
+        total=weights + counter.peak(set()),
     )
     del result
     return memory

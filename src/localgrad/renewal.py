@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from copy import deepcopy
 from collections.abc import Sequence
+from copy import deepcopy
 
 from torch import nn
 
@@ -42,6 +42,7 @@ def like(unit: Unit, shape: Sequence[int], stride: int = 1) -> nn.Module:
             part = _reset(deepcopy(part))
         parts.append(part)
     renewed = parts[0] if len(parts) == 1 else nn.Sequential(*parts)
+    renewed.requires_grad_(True)  # the copy of a frozen unit learns
     weight = next((p for p in unit.parameters() if p.is_floating_point()), None)
     return renewed if weight is None else renewed.to(weight.device, weight.dtype)
 

@@ -9,20 +9,19 @@ once, with both errors.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function_unary
-from torch.utils.checkpoint import checkpoint
 
 from localgrad.chain import Unit
 from localgrad.decoupling import Block, Link
 from localgrad.losses import LocalLoss
+from localgrad.recompute import run_units
 
 
 def announce(loss: Tensor, index: int) -> Tensor:
@@ -44,8 +43,50 @@ class Stage:
     loss: LocalLoss
 
 
+@dataclass(eq=False)
+class LinkSegment:
+    """The units that wait for the next group's error.
+
+    Args:
+        before: what the rest of the group hands over, with its graph.
+        leaf: the segment's input, ``before`` detached.
+        end: the segment's output, with its graph.
+        head_leaf: the head's input, ``end`` detached.
+        head_loss: kept where the head is asked for its error a second time.
+        error: the error at ``end`` that waits.
+    """
+
+    before: Tensor
+    leaf: Tensor
+    end: Tensor
+    head_leaf: Tensor
+    head_loss: Tensor | None = None
+    error: Tensor | None = None
+
+
+@dataclass(eq=False)
+class Walk:
+    """A group's state within one step.
+
+    Args:
+        leaf: the group's input; its ``grad`` is the error at the border, if it is asked for.
+        border: the group's output, detached.
+        logits: what the network's tail returned, detached, in the last group.
+        values: each block's loss, detached.
+        losses: with their graphs, until the local backward.
+        link: the segment that waits for a link, if there is one.
+    """
+
+    leaf: Tensor
+    border: Tensor
+    logits: Tensor | None = None
+    values: list[Tensor] = field(default_factory=list)
+    losses: list[Tensor] = field(default_factory=list)
+    link: LinkSegment | None = None
+
+
 class Group:
-    """Blocks that one backward pass covers, and their state within one step.
+    """Blocks that one backward pass covers.
 
     Args:
         stages: the blocks, in order, with open borders between them.
@@ -66,147 +107,117 @@ class Group:
         self.stages, self.sends_error, self.link, self.linked = stages, sends_error, link, linked
         self.receivers = receivers
         received = {id(p) for p in receivers}
-        last = stages[-1].units[len(stages[-1].units) - linked :] if linked else ()
-        own = [p for unit in last for p in unit.parameters() if id(p) not in received]
+        waiting = stages[-1].units[len(stages[-1].units) - linked :] if linked else ()
+        own = [p for unit in waiting for p in unit.parameters() if id(p) not in received]
         self.local_parameters = tuple(p for p in own if p.requires_grad)
+        sums = link is not None and link.combine == "sum" and bool(receivers)
+        self.keeps_error = sums and link is not None and link.keep_error
+        self.asks_head_again = sums and not self.keeps_error
 
-    def forward(self, x: Tensor, y: Any, image: Tensor) -> tuple[Tensor, Any, list[Tensor]]:
-        """Run the units, heads and losses; return the detached output, the tail's output, losses."""
-        self.leaf = x.detach().requires_grad_(self.sends_error)
-        x = self.leaf
-        losses: list[Tensor] = []
-        out: Any = None
+    def forward(self, x: Tensor, y: Any, image: Tensor) -> Walk:
+        """Run units, heads and losses on ``x``, cut off from what made it."""
+        x = x.detach().requires_grad_(self.sends_error)
+        walk = Walk(leaf=x, border=x)
         with _forward_mode(x.device.type):
             for stage in self.stages:
-                split = len(stage.units) - (self.linked if stage is self.stages[-1] else 0)
-                x = _run(stage.units[:split], x, stage.block.checkpoint)
-                if stage is self.stages[-1] and self.linked:
-                    self.before = x  # where the rest of the group ends and the link's segment starts
-                    self.link_leaf = x.detach().requires_grad_(True)
-                    self.end = _run(stage.units[split:], self.link_leaf, stage.block.checkpoint)
-                    x = self.head_leaf = self.end.detach().requires_grad_(True)
+                linked = self.linked if stage is self.stages[-1] else 0
+                split = len(stage.units) - linked
+                x = run_units(stage.units[:split], x, stage.block.checkpoint)
+                if linked:
+                    leaf = x.detach().requires_grad_(True)
+                    end = run_units(stage.units[split:], leaf, stage.block.checkpoint)
+                    before, x = x, end.detach().requires_grad_(True)
+                    walk.link = LinkSegment(before, leaf, end, head_leaf=x)
                 out = stage.head(x)
-                loss = stage.loss(out, y, image)
-                losses.append(announce(loss, stage.index))
-        self.losses = losses
-        return x.detach(), out, [loss.detach() for loss in losses]
+                if stage.block.head is None:
+                    walk.logits = out.detach()
+                loss = announce(stage.loss(out, y, image), stage.index)
+                if loss.requires_grad:  # not where all that it could train is frozen
+                    walk.losses.append(loss)
+                walk.values.append(loss.detach())
+        walk.border = x.detach()
+        return walk
 
-    def local(self) -> Tensor | None:
-        """Walk back from the losses; return the error at the group's input where it is asked for."""
-        losses, self.losses = self.losses, []
-        leaf, self.leaf = self.leaf, None
+    def local(self, walk: Walk) -> Tensor | None:
+        """Walk back from the losses; return the error at the group's input where it is asked for.
+
+        Frees every graph but that of the segment that waits for a link.
+        """
+        leaf = walk.leaf
+        del walk.leaf  # whoever keeps the walk for a link has no use for the group's input
         with _backward_mode(leaf.device.type):
-            if not self.linked:
-                torch.autograd.backward(losses)
+            if walk.link is None:
+                if walk.losses:
+                    torch.autograd.backward(walk.losses)
+                walk.losses.clear()
                 return leaf.grad
-            again = self._asks_head_again()
-            self.head_loss = losses.pop()
-            torch.autograd.backward(self.head_loss, retain_graph=again)
-            self.error, self.head_leaf.grad = self.head_leaf.grad, None
-            if not again:
-                self.head_loss = self.head_leaf = None
-            before, self.before = self.before, None
-            goes_on = before.requires_grad
-            if goes_on or self.local_parameters:
-                wanted = [*([self.link_leaf] if goes_on else []), *self.local_parameters]
-                torch.autograd.backward(
-                    self.end, self.error, inputs=wanted, retain_graph=bool(self.receivers)
-                )
-            # the graph that waits for the link holds the leaf, so take its error away
-            error, self.link_leaf.grad = self.link_leaf.grad, None
-            self.link_leaf = None
-            if again or (self.link is not None and self.link.combine == "replace"):
-                self.error = None
-            if before is leaf:  # the link's segment is the whole group
+            error = self._cross(walk.link, walk.losses.pop())
+            if walk.link.before is leaf:  # the link's segment is the whole group
                 return error
-            roots = [before, *losses] if goes_on else losses
+            roots = list(walk.losses)
+            errors: list[Tensor | None] = [None] * len(roots)
+            if walk.link.before.requires_grad:
+                roots, errors = [walk.link.before, *roots], [error, *errors]
+            del walk.link.before
+            walk.losses.clear()
             if roots:
-                errors = [error] if goes_on else []
-                torch.autograd.backward(roots, [*errors, *(None for _ in losses)])
+                torch.autograd.backward(roots, errors)
             return leaf.grad
 
-    def _asks_head_again(self) -> bool:
-        link = self.link
-        if link is None or link.combine == "replace" or not self.receivers:
-            return False
-        return not link.keep_error
+    def _cross(self, segment: LinkSegment, head_loss: Tensor) -> Tensor | None:
+        """Take the head's error across the waiting segment; return the error at its input."""
+        torch.autograd.backward(head_loss, retain_graph=self.asks_head_again)
+        error, segment.head_leaf.grad = segment.head_leaf.grad, None
+        onward = segment.before.requires_grad
+        wanted = [*([segment.leaf] if onward else []), *self.local_parameters]
+        if wanted:
+            torch.autograd.backward(
+                segment.end, error, inputs=wanted, retain_graph=bool(self.receivers)
+            )
+        if self.keeps_error:
+            segment.error = error
+        if self.asks_head_again:
+            segment.head_loss = head_loss
+        else:
+            del segment.head_leaf
+        # the graph that waits holds the leaf: take its error away, or it lives as long
+        crossed, segment.leaf.grad = segment.leaf.grad, None
+        del segment.leaf
+        return crossed
 
-    def receive(self, error: Tensor | None) -> None:
+    def receive(self, walk: Walk, error: Tensor | None) -> None:
         """Take the next group's error at the border; :meth:`finish` then uses it."""
         assert self.link is not None
-        if self.head_loss is not None:
-            loss, self.head_loss = self.head_loss, None
-            leaf, self.head_leaf = self.head_leaf, None
-            with _backward_mode(leaf.device.type):
-                torch.autograd.backward(loss, inputs=[leaf])
-            self.error = leaf.grad
+        assert walk.link is not None
+        segment = walk.link
+        if segment.head_loss is not None:
+            with _backward_mode(segment.head_leaf.device.type):
+                torch.autograd.backward(segment.head_loss, inputs=[segment.head_leaf])
+            segment.error, segment.head_loss = segment.head_leaf.grad, None
+            del segment.head_leaf
         if error is None:
-            self.error = None
-        elif self.error is None:
-            self.error = error if self.link.weight == 1.0 else error * self.link.weight
+            return
+        if segment.error is not None:
+            segment.error.add_(error, alpha=self.link.weight)
         else:
-            self.error.add_(error, alpha=self.link.weight)
+            segment.error = error if self.link.weight == 1.0 else error * self.link.weight
 
-    def finish(self) -> None:
-        """Compute the gradients that waited for the link, from the error received."""
-        end, self.end = self.end, None
-        error, self.error = self.error, None
+    def finish(self, walk: Walk) -> None:
+        """Compute the gradients that waited for the link, from the errors at the border."""
+        assert walk.link is not None
+        segment, walk.link = walk.link, None
+        end, error = segment.end, segment.error
+        del segment
         if self.receivers and error is not None:
             with _backward_mode(end.device.type):
                 torch.autograd.backward(end, error, inputs=list(self.receivers))
 
 
-def _run(units: tuple[Unit, ...], x: Tensor, how: str | None) -> Tensor:
-    if how is None:
-        for unit in units:
-            x = unit(x)
-        return x
-    size = 1 if how == "unit" else max(1, round(math.sqrt(len(units))))
-    for start in range(0, len(units), size):
-        x = _checkpointed(units[start : start + size], x)
-    return x
-
-
-def _checkpointed(units: tuple[Unit, ...], x: Tensor) -> Tensor:
-    def run(x: Tensor) -> Tensor:
-        for unit in units:
-            x = unit(x)
-        return x
-
-    modules = [m for unit in units for part in unit.parts for m in part.modules()]
-    norms = [m for m in modules if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    dropout = any("Dropout" in type(m).__name__ for m in modules)
-    out: Tensor = checkpoint(
-        run,
-        x,
-        use_reentrant=False,
-        preserve_rng_state=dropout,
-        context_fn=lambda: (nullcontext(), _statistics_frozen(norms)),
-    )
-    return out
-
-
-@contextmanager
-def _statistics_frozen(norms: list[Any]) -> Iterator[None]:
-    """Let batch norms run in training mode a second time without counting the batch twice."""
-    kept = [(m, m.momentum, m.num_batches_tracked) for m in norms]
-    for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
-    try:
-        yield
-    finally:
-        for norm, momentum, count in kept:
-            norm.momentum, norm.num_batches_tracked = momentum, count
-
-
-@contextmanager
-def _forward_mode(device: str) -> Iterator[None]:
+def _forward_mode(device: str) -> AbstractContextManager[Any]:
     """Under autocast, forget cast weights at once: the next backward frees what they hang on."""
-    with ExitStack() as stack:
-        if torch.is_autocast_enabled(device):
-            dtype = torch.get_autocast_dtype(device)
-            stack.enter_context(torch.autocast(device, dtype, cache_enabled=False))
-        yield
+    if torch.is_autocast_enabled(device):
+        return torch.autocast(device, torch.get_autocast_dtype(device), cache_enabled=False)
+    return nullcontext()
 
 
 def _backward_mode(device: str) -> AbstractContextManager[Any]:

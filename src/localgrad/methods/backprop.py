@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from localgrad.chain import Chain
 from localgrad.decoupling import Block, Decoupling
+from localgrad.errors import LocalgradError
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,12 @@ class Backprop:
 
     checkpoint: str | None = None
     name: ClassVar[str] = "backprop"
+
+    def __post_init__(self) -> None:
+        if self.checkpoint not in (None, "unit", "sqrt"):
+            raise LocalgradError(
+                f"Backprop checkpoint={self.checkpoint!r}: must be None, 'unit' or 'sqrt'"
+            )
 
     def __call__(self, chain: Chain, cuts: tuple[int, ...] | None) -> Decoupling:
         """Return one block over all units; ``cuts`` make no difference."""

@@ -94,4 +94,5 @@ class InfoPro:
             return Part("infopro", {**options, "mean": list(self.mean), "std": list(self.std)})
 
         blocks = local_blocks(ends, head, loss)
-        return Decoupling(self.name, chain.names, blocks, asdict(self))
+        options = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        return Decoupling(self.name, chain.names, blocks, options)

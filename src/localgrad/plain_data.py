@@ -1,0 +1,66 @@
+"""Dataclasses from plain data, which a person may have edited: every error names its place."""
+
+from __future__ import annotations
+
+import dataclasses
+from types import NoneType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from localgrad.errors import LocalgradError
+
+T = TypeVar("T")
+
+
+def read(cls: type[T], data: Any, place: str) -> T:
+    """Build the dataclass ``cls`` from a dict of lists, dicts, strings and numbers.
+
+    Args:
+        cls: a dataclass; its fields' annotations say what fits.
+        data: what a JSON file holds.
+        place: what errors call ``data``.
+
+    Raises:
+        LocalgradError: a key is missing or unknown, or a value is of the wrong kind.
+    """
+    if not isinstance(data, dict):
+        raise LocalgradError(f"{place} is {data!r}: expected an object")
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for key in data:
+        if key not in fields:
+            raise LocalgradError(f"{place} has an unknown key {key!r}: known are {', '.join(fields)}")
+    kinds = get_type_hints(cls)
+    values = {}
+    for name, field in fields.items():
+        if name in data:
+            values[name] = _value(kinds[name], data[name], f"{place}: {name}")
+        elif field.default is field.default_factory is dataclasses.MISSING:
+            raise LocalgradError(f"{place} has no key {name!r}")
+    return cls(**values)
+
+
+def _value(kind: Any, value: Any, place: str) -> Any:
+    choices = get_args(kind) if NoneType in get_args(kind) else (kind,)  # X | None
+    if value is None and NoneType in choices:
+        return None
+    kind = choices[0]
+    if dataclasses.is_dataclass(kind):
+        return read(kind, value, place)
+    if get_origin(kind) is tuple:
+        if not isinstance(value, list | tuple):
+            raise LocalgradError(f"{place} is {value!r}: expected a list")
+        inner = get_args(kind)[0]
+        return tuple(_value(inner, item, f"{place} {i}") for i, item in enumerate(value))
+    wanted = get_origin(kind) or kind
+    fits = isinstance(value, int | float if wanted is float else wanted)
+    if not fits or (isinstance(value, bool) and wanted is not bool):
+        raise LocalgradError(f"{place} is {value!r}: expected {_WORDS[wanted]}")
+    return value
+
+
+_WORDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a text",
+    dict: "an object",
+}

@@ -1,0 +1,59 @@
+"""Activation checkpointing of units: activations are computed again during backward."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from localgrad.chain import Unit
+
+
+def run_units(units: tuple[Unit, ...], x: Tensor, how: str | None) -> Tensor:
+    """Run units in order.
+
+    Args:
+        units: may be empty.
+        x: input of the first unit.
+        how: None keeps activations; ``"unit"`` keeps each unit's input alone; ``"sqrt"`` keeps the
+            inputs of about sqrt(n) groups of units (Chen et al. 2016, arXiv 1604.06174).
+    """
+    if how is None:
+        for unit in units:
+            x = unit(x)
+        return x
+    size = 1 if how == "unit" else max(1, round(math.sqrt(len(units))))
+    for start in range(0, len(units), size):
+        x = _checkpointed(units[start : start + size], x)
+    return x
+
+
+def _checkpointed(units: tuple[Unit, ...], x: Tensor) -> Tensor:
+    modules = [m for unit in units for part in unit.parts for m in part.modules()]
+    norms = [m for m in modules if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    out: Tensor = checkpoint(
+        run_units,
+        units,
+        x,
+        None,
+        use_reentrant=False,
+        context_fn=lambda: (nullcontext(), _statistics_frozen(norms)),
+    )
+    return out
+
+
+@contextmanager
+def _statistics_frozen(norms: list[Any]) -> Iterator[None]:
+    """Let batch norms run in training mode a second time without counting the batch twice."""
+    kept = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, momentum, count in kept:
+            norm.momentum, norm.num_batches_tracked = momentum, count
