@@ -87,6 +87,17 @@ def seconds(run: Callable[[], None], device: str) -> float:
     return time.perf_counter() - start
 
 
+def allocated_bytes(case: Case, device: str) -> int | None:
+    """Return what CUDA's allocator held at the peak of a step, beyond what it held before."""
+    if device != "cuda":
+        return None
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    case.gradients()
+    case.optimizer.zero_grad()
+    return torch.cuda.max_memory_allocated() - before
+
+
 def measure(network: str, batch: int, repeats: int, device: str) -> list[dict[str, Any]]:
     cases = [Case(network, rule, batch, device) for rule in RULES[network]]
     times: list[list[float]] = [[] for _ in cases]
@@ -100,6 +111,7 @@ def measure(network: str, batch: int, repeats: int, device: str) -> list[dict[st
         case.optimizer.zero_grad()
         memory = localgrad.measure_memory(case.gradients, case.learner)
         case.optimizer.zero_grad()
+        allocated = allocated_bytes(case, device)
         ratios = [a / b for a, b in zip(found, times[0], strict=True)]
         rows.append(
             {
@@ -107,6 +119,7 @@ def measure(network: str, batch: int, repeats: int, device: str) -> list[dict[st
                 "rule": case.label,
                 "losses": len(case.learner.decoupling),
                 "activation_bytes": memory.activations,
+                "allocated_bytes": allocated,
                 "flops": localgrad.measure_flops(case.gradients),
                 "median_seconds": statistics.median(found),
                 "time_ratio": statistics.median(ratios),

@@ -1,0 +1,66 @@
+"""Turn a comparison into a result that stays: one row a rule, with n, mean and spread.
+
+python benchmarks/collect.py runs/x/compare.json benchmarks/results/x.json
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+SHARED = ("network", "data", "train_images", "test_images", "batch_size", "epochs")
+ABOUT = ("command", "versions", "commit", "hardware", "platform")
+
+
+def spread(values: list[float]) -> dict[str, float | None]:
+    std = statistics.stdev(values) if len(values) > 1 else None
+    return {"mean": statistics.mean(values), "std": std}
+
+
+def collect(results: list[dict[str, Any]]) -> dict[str, Any]:
+    first = results[0]
+    for key in SHARED:
+        if len({str(result[key]) for result in results}) > 1:
+            sys.exit(f"error: the runs differ in {key}: they are no comparison")
+    rows = []
+    for label in dict.fromkeys(result["label"] for result in results):
+        runs = [result for result in results if result["label"] == label]
+        rows.append(
+            {
+                "rule": label,
+                "method": runs[0]["method"],
+                "n": len(runs),
+                "seeds": [run["seed"] for run in runs],
+                "losses": runs[0]["blocks"],
+                "test_accuracy": spread([run["test_accuracy"] for run in runs]),
+                "test_accuracies": [run["test_accuracy"] for run in runs],
+                "train_seconds": spread([run["train_seconds"] for run in runs]),
+                "activation_bytes": runs[0]["peak_activation_bytes"],
+                "flops_per_image": runs[0]["flops_per_image"],
+                "memory_ratio": runs[0]["ratios"]["activation_memory"],
+                "flops_ratio": runs[0]["ratios"]["flops"],
+            }
+        )
+    date = max(result["date"] for result in results)
+    return {
+        **{key: first[key] for key in SHARED},
+        "blocks": max(row["losses"] for row in rows if row["method"] == "greedy"),
+        "date": date,
+        **{key: first[key] for key in ABOUT},
+        "rows": rows,
+    }
+
+
+def main() -> None:
+    if len(sys.argv) < 3:
+        sys.exit("usage: collect.py COMPARE.json [COMPARE.json ...] RESULT.json")
+    *sources, target = sys.argv[1:]
+    results = [r for source in sources for r in json.loads(Path(source).read_text("utf-8"))]
+    Path(target).write_text(json.dumps(collect(results), indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

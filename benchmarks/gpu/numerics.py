@@ -1,0 +1,100 @@
+"""Every rule on the GPU against the CPU: float64 gradients, same bits twice, bf16 beside fp32.
+
+    python benchmarks/gpu/numerics.py --json benchmarks/results/numerics-gpu.json
+
+Exits 1 where a float64 gradient differs by more than 1e-9 of its norm, or two equal steps by a bit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic matrix products
+
+import torch
+from torch import Tensor
+
+import localgrad
+from localgrad import methods as M
+from localgrad import networks
+from localgrad.experiment import environment
+
+RULES: list[M.Method] = [
+    M.Backprop(),
+    M.Backprop("unit"),
+    M.Greedy(),
+    M.DGL(),
+    M.PredSim(),
+    M.InfoPro(),
+    M.BackLink(),
+    M.BackLink(length_unit="layer"),
+    M.BackLink(combine="replace"),
+    M.BackLink(keep_error=False),
+    M.AugLocal(2),
+    M.BWBPF(),
+    M.DeepSupervision(),
+]
+
+
+def gradients(rule: M.Method, device: str, dtype: torch.dtype, bf16: bool = False) -> list[Tensor]:
+    torch.manual_seed(0)
+    model = networks.resnet20().to(dtype)
+    x, y = torch.rand(32, 3, 32, 32, dtype=dtype), torch.randint(10, (32,))
+    learner = localgrad.decouple(model, rule, blocks=10, example_input=x)
+    learner = learner.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    x, y = x.to(device).to(memory_format=torch.channels_last), y.to(device)
+    with torch.autocast(device, torch.bfloat16, enabled=bf16):
+        learner.step(x, y)
+    return [p.grad.cpu() for p in learner.parameters() if p.grad is not None]
+
+
+def difference(found: list[Tensor], expected: list[Tensor]) -> float:
+    """Return ||found - expected|| / ||expected|| over all gradients together."""
+    error = torch.cat(
+        [(a.double() - b.double()).flatten() for a, b in zip(found, expected, strict=True)]
+    )
+    return float(error.norm() / torch.cat([b.double().flatten() for b in expected]).norm())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--json")
+    options = parser.parse_args()
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    rows: list[dict[str, Any]] = []
+    for rule in RULES:
+        exact = gradients(rule, "cpu", torch.float64)
+        single = gradients(rule, options.device, torch.float32)
+        again = gradients(rule, options.device, torch.float32)
+        rows.append(
+            {
+                "rule": M.label(rule),
+                "float64": difference(gradients(rule, options.device, torch.float64), exact),
+                "float32": difference(single, gradients(rule, "cpu", torch.float32)),
+                "bf16": difference(gradients(rule, options.device, torch.float32, True), single),
+                "same_bits": all(torch.equal(a, b) for a, b in zip(single, again, strict=True)),
+            }
+        )
+        row = rows[-1]
+        print(
+            f"{row['rule']:34} float64 {row['float64']:.1e}  float32 {row['float32']:.1e}  "
+            f"bf16 {row['bf16']:.1e}  same bits {row['same_bits']}"
+        )
+    if options.json:
+        about = environment.describe(torch.device(options.device))
+        document = {**about, "n": 1, "rows": rows}
+        Path(options.json).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    if any(row["float64"] > 1e-9 or not row["same_bits"] for row in rows):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""Write the tables in README and docs anew from benchmarks/results.
+
+    python benchmarks/tables.py            write them
+    python benchmarks/tables.py --check    exit 1 where one is not what the results say
+
+A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+DOCUMENTS = ("README.md", "docs/results.md")
+Row = dict[str, Any]
+
+
+def read(name: str) -> Row:
+    found: Row = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return found
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---", *("---:" for _ in header[1:])], *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def percent(value: Row) -> str:
+    mean = f"{100 * value['mean']:.1f}"
+    return mean if value["std"] is None else f"{mean} ± {100 * value['std']:.1f}"
+
+
+def accuracy(result: Row) -> str:
+    rows = result["rows"]
+    greedy = next(row for row in rows if row["rule"] == "Greedy")["test_accuracy"]["mean"]
+    return markdown(
+        [
+            "rule",
+            "losses",
+            "n",
+            "test accuracy %",
+            "above Greedy",
+            "activations ÷ BP",
+            "FLOPs ÷ BP",
+        ],
+        [
+            [
+                row["rule"],
+                str(row["losses"]),
+                str(row["n"]),
+                percent(row["test_accuracy"]),
+                f"{100 * (row['test_accuracy']['mean'] - greedy):+.1f}",
+                f"{row['memory_ratio']:.2f}",
+                f"{row['flops_ratio']:.2f}",
+            ]
+            for row in rows
+        ],
+    )
+
+
+def setting(result: Row) -> str:
+    return (
+        f"{result['network']} on {result['data']}, first {result['train_images']:,} training "
+        f"images, {result['epochs']} epochs, batch {result['batch_size']}, tested on "
+        f"{result['test_images']:,} images; {result['hardware']}; {result['date'][:10]}"
+    )
+
+
+def accuracy_table(name: str) -> str:
+    result = read(name)
+    return f"{accuracy(result)}\n\n{setting(result)}."
+
+
+def step_rows(network: str) -> list[Row]:
+    return [row for row in read("step-cpu")["rows"] if row["network"] == network]
+
+
+def step_table(network: str) -> str:
+    about = read("step-cpu")
+    table = markdown(
+        ["rule", "losses", "activations ÷ BP", "FLOPs ÷ BP", "time ÷ BP"],
+        [
+            [
+                row["rule"],
+                str(row["losses"]),
+                f"{row['memory_ratio']:.3f}",
+                f"{row['flops_ratio']:.2f}",
+                f"{row['time_ratio']:.2f} ± {row['time_ratio_std']:.2f}",
+            ]
+            for row in step_rows(network)
+        ],
+    )
+    versions = about["versions"]
+    return (
+        f"{table}\n\nOne training step of {network}, batch {about['batch']}, channels-last, fp32; "
+        f"time: median of {about['n']} interleaved rounds; {about['hardware']}, torch "
+        f"{versions['torch']}; {about['date'][:10]}."
+    )
+
+
+def summary_table() -> str:
+    """Accuracy, memory, FLOPs and time of each rule side by side."""
+    trained = read("cifar10-resnet32-k16")
+    costs = {row["rule"]: row for row in step_rows("resnet32")}
+    rows = []
+    for row in trained["rows"]:
+        cost = costs[row["rule"]]
+        rows.append(
+            [
+                row["rule"],
+                percent(row["test_accuracy"]),
+                f"{cost['memory_ratio']:.2f}",
+                f"{cost['flops_ratio']:.2f}",
+                f"{cost['time_ratio']:.2f}",
+                str(cost["losses"]),
+            ]
+        )
+    header = ["rule", "test accuracy %", "activations ÷ BP", "FLOPs ÷ BP", "time ÷ BP", "losses"]
+    n = sorted({row["n"] for row in trained["rows"]})
+    seeds = f"n = {n[0]}" if len(n) == 1 else f"n = {n[0]} to {n[-1]}"
+    return f"{markdown(header, rows)}\n\nAccuracy: {setting(trained)}; {seeds}."
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "summary": summary_table,
+    "cifar10-resnet20-k4": lambda: accuracy_table("cifar10-resnet20-k4"),
+    "cifar10-resnet32-k16": lambda: accuracy_table("cifar10-resnet32-k16"),
+    "digits": lambda: accuracy_table("digits-resnet20-k10"),
+    "step-resnet32": lambda: step_table("resnet32"),
+    "step-resnet110": lambda: step_table("resnet110"),
+}
+PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def renewed(text: str) -> str:
+    return PLACE.sub(lambda m: f"{m[1]}{TABLES[m[2]]()}\n{m[3]}", text)
+
+
+def main() -> None:
+    stale = []
+    for name in DOCUMENTS:
+        path = ROOT / name
+        old = path.read_text(encoding="utf-8")
+        new = renewed(old)
+        if new != old:
+            stale.append(name)
+            if "--check" not in sys.argv:
+                path.write_text(new, encoding="utf-8")
+    if stale and "--check" in sys.argv:
+        sys.exit(f"error: run benchmarks/tables.py: stale tables in {', '.join(stale)}")
+    print(f"{'stale' if '--check' in sys.argv else 'renewed'}: {', '.join(stale) or 'none'}")
+
+
+if __name__ == "__main__":
+    main()
