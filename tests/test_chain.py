@@ -155,7 +155,10 @@ def test_blocks_out_of_range(blocks: object) -> None:
         ([2.5], r"no unit is called '2\.5'"),
         (["2.0", "1.0"], "cut '1.0' is out of order"),
         (["2.0", "2.0"], "cut '2.0' is out of order"),
-        (["3.2"], r"cut '3\.2': a block but the final one must end at a unit from 'stem' to '3\.1'"),
+        (
+            ["3.2"],
+            r"cut '3\.2': a block but the final one must end at a unit from 'stem' to '3\.1'",
+        ),
         ([9], "cut 9: a block but the final one"),
         ([-1], "cut -1: a block but the final one"),
         ("2.0", "give a list of unit labels"),
@@ -257,7 +260,9 @@ def test_shapes_does_not_write_into_the_example() -> None:
 
 
 def test_shapes_takes_token_numbers_and_other_precisions() -> None:
-    model = nn.Sequential(nn.Embedding(7, 4), nn.Flatten(), nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 2))
+    model = nn.Sequential(
+        nn.Embedding(7, 4), nn.Flatten(), nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 2)
+    )
     shapes, out = Chain.of(model).shapes(torch.randint(7, (4, 3)))
     assert [tuple(s) for s in shapes] == [(12,), (5,)]
     assert tuple(out) == (2,)
@@ -266,7 +271,9 @@ def test_shapes_takes_token_numbers_and_other_precisions() -> None:
 
 def test_a_wrong_input_shape_names_the_unit() -> None:
     chain = Chain.of(resnet20())
-    with pytest.raises(LocalgradError, match=r"unit 'stem' cannot take an input of shape \(1, 8, 8\)"):
+    with pytest.raises(
+        LocalgradError, match=r"unit 'stem' cannot take an input of shape \(1, 8, 8\)"
+    ):
         chain.shapes(torch.zeros(2, 1, 8, 8))
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 2))
     with pytest.raises(LocalgradError, match=r"unit '2' cannot take an input of shape \(4,\)"):

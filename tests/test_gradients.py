@@ -146,9 +146,7 @@ def test_backlink_of_length_zero_is_greedy(chain: str, head: str) -> None:
 
 @pytest.mark.parametrize("chain", CHAINS)
 def test_asking_the_head_again_changes_no_bit(chain: str) -> None:
-    assert_same_bits(
-        gradients(chain, M.BackLink(keep_error=False)), gradients(chain, M.BackLink())
-    )
+    assert_same_bits(gradients(chain, M.BackLink(keep_error=False)), gradients(chain, M.BackLink()))
 
 
 @pytest.mark.parametrize("chain", ["mlp", "plain_conv", "residual"])

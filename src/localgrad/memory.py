@@ -61,14 +61,18 @@ class _LiveStorages(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         for tensor in _tensors((args, kwargs)):
-            self.see(tensor, new=False)
+            self._see(tensor, new=False)
         out = func(*args, **kwargs)
         for tensor in _tensors(out):
-            self.see(tensor, new=True)
+            self._see(tensor, new=True)
         return out
 
-    def see(self, tensor: Tensor, new: bool) -> None:
-        """Know the storage of ``tensor`` from now on; count it where it is ``new``."""
+    def start_with(self, tensors: Iterable[Tensor]) -> None:
+        """Count what is alive already, and holds memory until the call frees it."""
+        for tensor in tensors:
+            self._see(tensor, new=True)
+
+    def _see(self, tensor: Tensor, new: bool) -> None:
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key in self.known:
@@ -120,8 +124,7 @@ def measure_memory(
     """
     parameters = [] if model is None else list(model.parameters())
     counter = _LiveStorages()
-    for tensor in [*_gradients(parameters), *_state(optimizer)]:
-        counter.see(tensor, new=True)  # alive already; fn may free it
+    counter.start_with([*_gradients(parameters), *_state(optimizer)])
     apart = set(range(len(counter.bytes)))
     with counter:
         result = fn()

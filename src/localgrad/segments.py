@@ -124,7 +124,7 @@ class Group:
                 split = len(stage.units) - linked
                 x = run_units(stage.units[:split], x, stage.block.checkpoint)
                 if linked:
-                    leaf = x.detach().requires_grad_(True)
+                    leaf = x.detach().requires_grad_(x.requires_grad)
                     end = run_units(stage.units[split:], leaf, stage.block.checkpoint)
                     before, x = x, end.detach().requires_grad_(True)
                     walk.link = LinkSegment(before, leaf, end, head_leaf=x)

@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from types import UnionType
+from typing import Any, get_args, get_origin
 
-import yaml
-
+from localgrad.cli.commands import COMMANDS, FLAGS
 from localgrad.errors import LocalgradError
-from localgrad.experiment.config import keys, override, read_yaml
+from localgrad.experiment.config import keys, override, read_options
+from localgrad.experiment.folder import FREE
+from localgrad.experiment.yaml_text import loads
 
-FLAGS = {
-    "config": "FILE: options from a YAML file; options on the command line win",
-    "resume": "go on where --out stopped; start it if there is nothing yet",
-    "json": "FILE: also write what is printed as JSON",
-    "plot": "FILE: also write the reach matrix as SVG",
-    "print_config": "show the whole tree of options and stop",
-    "debug": "show the traceback of an error",
-    "quiet": "no progress",
-    "help": "show this and stop",
-}
-_WITH_VALUE = {"config", "json", "plot"}
 _OPEN = ("method.", "network.")  # their options are checked where they are built
+_NOTHING = ("null", "None")
 
 
 @dataclass
@@ -34,69 +27,119 @@ class Arguments:
     options: list[tuple[str, Any]] = field(default_factory=list)
 
     def tree(self) -> dict[str, Any]:
-        """Return the options as a nested tree: the file's, then the command line's."""
-        tree = read_yaml(self.flags["config"]) if "config" in self.flags else {}
+        """Return the options as a nested tree: a file's, then the command line's.
+
+        The file is ``--config``; or, where a run is resumed with options that change no number,
+        the configuration that its folder holds.
+        """
+        file = self.flags.get("config") or self._kept()
+        tree = {} if file is None else read_options(file)
         for key, value in sorted(self.options, key=lambda option: not option[0].endswith(".name")):
             override(tree, key, value)
         return tree
 
+    def _kept(self) -> Path | None:
+        given = dict(self.options)
+        if not self.flags.get("resume") or given.get("out") is None or not set(given) <= set(FREE):
+            return None
+        kept = Path(given["out"]) / "config.yaml"
+        return kept if kept.exists() else None
 
-def parse(words: list[str], commands: list[str]) -> Arguments:
+
+def parse(words: list[str]) -> Arguments:
     """Read ``command --flag --dotted.option value ...``.
 
     Raises:
         LocalgradError: an unknown command or option (the near match is named), or a value that is
             missing or out of place.
 
-    >>> parse(["train", "--epochs", "5", "--resume"], ["train"])
+    >>> parse(["train", "--epochs", "5", "--resume"])
     Arguments(command='train', flags={'resume': True}, options=[('epochs', 5)])
     """
     found = Arguments()
     rest = list(words)
     while rest:
-        word = rest.pop(0)
-        if word == "-h":
-            word = "--help"
+        word = "--help" if rest[0] == "-h" else rest[0]
+        del rest[0]
         if not word.startswith("--"):
             if found.command is not None:
                 raise LocalgradError(f"{word!r} is not expected here: options start with --")
-            found.command = _near(word, commands, "command")
+            found.command = _known(word, list(COMMANDS), "command", "localgrad --help")
             continue
         key, equals, text = word[2:].partition("=")
         value: str | None = text if equals else None
-        if value is None and rest and not rest[0].startswith("--") and _takes_value(key, rest[0]):
+        takes_value = key not in FLAGS or FLAGS[key].has_file
+        if value is None and takes_value and rest and not rest[0].startswith("--"):
             value = rest.pop(0)
         if key in FLAGS:
-            if (value is None) == (key in _WITH_VALUE):
-                need = "needs a file" if key in _WITH_VALUE else "takes no value"
-                raise LocalgradError(f"--{key} {need}")
-            found.flags[key] = True if value is None else value
-            continue
-        known = [name for name, _ in keys()]
-        if key not in known and not key.startswith(_OPEN) or key in ("method", "network"):
-            _near(key, [*FLAGS, *known, "method.name", "network.name"], "option", "--")
-        if value is None:
-            raise LocalgradError(f"--{key} needs a value")
-        found.options.append((key, _plain(key, value)))
+            found.flags[key] = _flag(key, value)
+        else:
+            found.options.append((key, _option(key, value, found.command)))
+    if found.command is not None and "help" not in found.flags:
+        for key in found.flags:
+            if found.command not in FLAGS[key].commands:
+                takers = " and ".join(FLAGS[key].commands)
+                raise LocalgradError(f"{found.command} takes no --{key}: it is for {takers}")
+        if found.command == "list" and found.options:
+            raise LocalgradError(f"list takes no --{found.options[0][0]}")
     return found
 
 
-def _takes_value(key: str, following: str) -> bool:
-    return key in _WITH_VALUE or key not in FLAGS
+def _flag(key: str, value: str | None) -> str | bool:
+    if FLAGS[key].has_file:
+        if not value:
+            raise LocalgradError(f"--{key} needs a file")
+        return value
+    if value is not None:
+        raise LocalgradError(f"--{key} takes no value, got {value!r}")
+    return True
 
 
-def _plain(key: str, text: str) -> Any:
+def _option(key: str, value: str | None, command: str | None) -> Any:
+    known = dict(keys())
+    if key in ("method", "network"):
+        raise LocalgradError(f"unknown option --{key}; did you mean --{key}.name?")
+    if key not in known and (not key.startswith(_OPEN) or key.endswith(".")):
+        see = f"localgrad {command or 'COMMAND'} --help"
+        _known(key, [*FLAGS, *known], "option", see, "--")
+    kind = known[key].annotation if key in known else None
+    if value is None:
+        need = "true or false" if kind is bool else "a value"
+        raise LocalgradError(f"--{key} needs {need}")
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise LocalgradError(f"--{key}: {text!r} cannot be read") from error
+        return _plain(kind, value, key)
+    except LocalgradError as error:
+        raise LocalgradError(f"--{key}: {value!r} cannot be read: {error}") from error
 
 
-def _near(word: str, known: list[str], kind: str, prefix: str = "") -> str:
+def _plain(kind: Any, text: str, key: str) -> Any:
+    """Return the value of the option: text stays text where the option's kind is text."""
+    optional = get_origin(kind) is UnionType  # such as str | None
+    if optional and text in _NOTHING:
+        return None
+    inner = get_args(kind)[0] if optional else kind
+    if inner is str:
+        return text
+    if get_origin(inner) is list and not text.startswith("["):
+        text = f"[{text}]"
+    if key == "cuts":
+        return _labels(text)
+    return loads(text)
+
+
+def _labels(text: str) -> Any:
+    """Return a list of unit labels: 1.10 is a label, 3 a number."""
+    items = [item.strip().strip("'\"") for item in text.strip("[]").split(",")]
+    return [int(item) if item.isdecimal() else item for item in items if item]
+
+
+def _known(word: str, known: list[str], kind: str, see: str, prefix: str = "") -> str:
     if word in known:
         return word
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    hint = f"; did you mean {prefix}{near[0]}?" if near else f" (see localgrad {prefix}help)"
+    if not near:  # the last part may be right: --lr, --limit
+        near = [key for key in known if key.rpartition(".")[2] == word][:1]
+    hint = f"did you mean {prefix}{near[0]}?" if near else f"see {see}"
     if kind == "command" and not near:
-        hint = f"; choose from {', '.join(known)}"
-    raise LocalgradError(f"unknown {kind} {prefix}{word}{hint}")
+        hint = f"choose from {', '.join(known)}"
+    raise LocalgradError(f"unknown {kind} {prefix}{word}; {hint}")

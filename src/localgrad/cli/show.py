@@ -1,4 +1,4 @@
-"""What the command line prints: progress, tables, help."""
+"""What the command line prints: progress and tables."""
 
 from __future__ import annotations
 
@@ -7,15 +7,9 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
-from localgrad.cli.arguments import FLAGS
 from localgrad.experiment.checkpoint import Position
-from localgrad.experiment.config import keys
 from localgrad.experiment.loop import Watcher
-
-# a pipe or a log has no width of its own: leave room for the comparison's table
-console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 140)
 
 
 def shortened(values: list[float], most: int = 4) -> str:
@@ -42,27 +36,31 @@ class Bar(Watcher):
         if self.progress is None or self.task is None:
             return
         speed = position.seen / max(position.epoch_seconds, 1e-9)
-        info = f"{speed:,.0f} img/s"
+        info = f"{speed:,.0f} images/s"
         if losses is not None:
             info += f"  loss by block {shortened(losses)}"
         self.progress.update(
             self.task,
             total=batches,
             completed=position.batch,
-            description=f"{self.title} epoch {position.epoch + 1}",
+            description=f"{self.title}  epoch {position.epoch + 1}",
             info=info,
         )
 
     def epoch(self, metrics: dict[str, Any], epochs: int) -> None:
         """Print a line."""
-        target = console if self.progress is None else self.progress.console
-        target.print(
-            f"{self.title}  epoch {metrics['epoch']}/{epochs}  "
-            f"test {100 * metrics['test_accuracy']:.2f} %  "
-            f"{metrics['images_per_second']:,.0f} img/s  "
+        number = f"{metrics['epoch']:>{len(str(epochs))}}/{epochs}"
+        line = (
+            f"{self.title}  epoch {number}  "
+            f"test {100 * metrics['test_accuracy']:5.2f} %  "
+            f"{metrics['images_per_second']:,.0f} images/s  "
             f"loss by block {shortened(metrics['losses'])}"
         )
-        if metrics["epoch"] == epochs and self.progress is not None and self.task is not None:
+        if self.progress is None or self.task is None:
+            print(line, flush=True)
+            return
+        self.progress.console.print(line, markup=False)
+        if metrics["epoch"] == epochs:
             self.progress.remove_task(self.task)
 
 
@@ -71,43 +69,53 @@ def progress_bar(quiet: bool) -> Progress | None:
     if quiet or not sys.stdout.isatty():
         return None
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[info]}"),
-        console=console,
+        TextColumn("{task.fields[info]}", markup=False),
+        console=Console(highlight=False, soft_wrap=True),
         transient=True,
     )
 
 
-def print_table(title: str, rows: list[dict[str, str]]) -> None:
-    """Print rows of equal keys; all but the first column to the right."""
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for number, key in enumerate(rows[0]):
-        table.add_column(key, justify="left" if number == 0 else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*row.values())
-    console.print(table)
+def table(rows: list[dict[str, str]]) -> str:
+    """Return rows of equal keys below a header; all but the first column to the right.
+
+    >>> print(table([{"rule": "BP", "accuracy": "9 %"}, {"rule": "Greedy", "accuracy": "10 %"}]))
+    rule    accuracy
+    BP           9 %
+    Greedy      10 %
+    """
+    lines = [list(rows[0]), *(list(row.values()) for row in rows)]
+    return aligned(lines)
 
 
-def print_help(command: str | None, commands: dict[str, str]) -> None:
-    """Print what a command does and every option, with its default."""
-    console.print("usage: localgrad COMMAND [--config FILE] [--dotted.option VALUE] ...\n")
-    for name, text in commands.items():
-        if command in (None, name):
-            console.print(f"  {name:<10}{text}")
-    console.print("\nflags")
-    for name, text in FLAGS.items():
-        console.print(f"  --{name:<28}{text}", markup=False)
-    if command in (None, "list"):
-        return
-    console.print("\noptions")
-    for key, info in keys():
-        default = info.get_default(call_default_factory=True)
-        if key in ("method", "network"):
-            key, default = f"{key}.name", default.name
-        text = f"  --{key:<28}{info.description or ''}"
-        shown = "" if default is None or default == [] else f" [{default}]"
-        console.print(text + shown, markup=False)
-    console.print("  --method.OPTION, --network.OPTION   options of the rule and of the network")
+def aligned(lines: list[list[str]]) -> str:
+    """Return lines of cells as text; all but the first column to the right."""
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    )
+
+
+def mebibytes(count: float) -> str:
+    """Return bytes in MiB.
+
+    >>> mebibytes(3 * 2**19)
+    '1.5 MiB'
+    """
+    return f"{count / 2**20:,.1f} MiB"
+
+
+def ratio(value: float | None) -> str:
+    """Return a ratio, or a dash where there is none.
+
+    >>> ratio(0.5), ratio(None)
+    ('0.50x', '-')
+    """
+    return "-" if value is None else f"{value:.2f}x"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from localgrad import LocalLearner, decouple, methods, networks
 from localgrad.data import Batches, Dataset, load
 from localgrad.errors import LocalgradError
-from localgrad.experiment.config import Choice, Config
+from localgrad.experiment.config import Choice, Config, sentence
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +48,7 @@ def build(config: Config, data: Dataset | None = None) -> Experiment:
     device = find_device(config.device)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    build_method(config.method)  # a misspelt option is found before the data is read
     if data is None:
         data = load_data(config)
     torch.manual_seed(config.seed)
@@ -64,13 +65,13 @@ def build(config: Config, data: Dataset | None = None) -> Experiment:
     learner = decouple(
         model, method, blocks=config.blocks, cuts=config.cuts, example_input=example[:2]
     )
-    _check_outputs(learner, example, data)
+    _check_outputs(config, learner, example, data)
     _check_last_batch(config, learner, len(data.train))
     return Experiment(config, method, learner, data, train, test, device)
 
 
 def load_data(config: Config) -> Dataset:
-    """Read the data set that the configuration names."""
+    """Read the data set that the configuration names; ``digits`` has no use for a path."""
     wanted = config.data
     path = None if wanted.name == "digits" else wanted.path
     return load(wanted.name, path, wanted.limit, wanted.test_limit)
@@ -94,11 +95,31 @@ def find_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.empty(1, device=device).item()  # the meta device holds no number
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise LocalgradError(f"device {name!r} cannot be used: {reason}") from error
     return device
+
+
+def made_by(path: str, options: dict[str, Any], what: str) -> Any:
+    """Call what ``package.module:callable`` names, with the options.
+
+    Raises:
+        LocalgradError: it cannot be imported, or the call fails, for whatever reason.
+    """
+    module, _, attribute = path.partition(":")
+    try:
+        builder = getattr(importlib.import_module(module), attribute)
+        return builder(**options)
+    except LocalgradError:
+        raise
+    # the code is the user's: it may raise anything
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else "no reason given"
+        raise LocalgradError(
+            f"{what} {path!r} cannot be built: {type(error).__name__}: {reason}"
+        ) from error
 
 
 def build_network(choice: Choice, data: Dataset) -> nn.Module:
@@ -106,25 +127,15 @@ def build_network(choice: Choice, data: Dataset) -> nn.Module:
 
     Built-in networks get the data set's number of classes and channels where none are given.
     """
-    options = choice.options
     if ":" not in choice.name:
-        options = {
-            "num_classes": data.num_classes,
-            "in_channels": data.image_shape[0],
-            **options,
-        }
+        facts = {"num_classes": data.num_classes, "in_channels": data.image_shape[0]}
         try:
-            return networks.get(choice.name, **options)
+            return networks.get(choice.name, **{**facts, **choice.options})
+        except LocalgradError:
+            raise
         except (TypeError, ValueError) as error:
-            if isinstance(error, LocalgradError):
-                raise
             raise LocalgradError(f"network {choice.name!r}: {error}") from error
-    module, _, attribute = choice.name.partition(":")
-    try:
-        builder: Any = getattr(importlib.import_module(module), attribute)
-        model = builder(**options)
-    except (ImportError, AttributeError, TypeError) as error:
-        raise LocalgradError(f"network {choice.name!r} cannot be built: {error}") from error
+    model = made_by(choice.name, choice.options, "network")
     if not isinstance(model, nn.Module):
         raise LocalgradError(
             f"network {choice.name!r} returned a {type(model).__name__}, expected an nn.Module"
@@ -136,11 +147,7 @@ def build_method(choice: Choice, data: Dataset | None = None) -> methods.Method:
     """Build a rule by name, its options' kinds checked; InfoPro learns the normalisation."""
     options = choice.options
     if ":" in choice.name:
-        module, _, attribute = choice.name.partition(":")
-        try:
-            made: methods.Method = getattr(importlib.import_module(module), attribute)(**options)
-        except (ImportError, AttributeError, TypeError) as error:
-            raise LocalgradError(f"method {choice.name!r} cannot be built: {error}") from error
+        made: methods.Method = made_by(choice.name, options, "method")
         return made
     if choice.name == methods.InfoPro.name and data is not None:
         options = {"mean": data.mean, "std": data.std, **options}
@@ -148,19 +155,21 @@ def build_method(choice: Choice, data: Dataset | None = None) -> methods.Method:
     try:
         method: methods.Method = TypeAdapter(methods.KNOWN[choice.name]).validate_python(options)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(["method", *(str(part) for part in first["loc"])])
-        text = first["msg"].removeprefix("Value error, ")
-        raise LocalgradError(f"{where}: {text}, got {first['input']!r}") from error
+        raise LocalgradError(sentence(error.errors()[0], "method")) from error
     return method
 
 
-def _check_outputs(learner: LocalLearner, example: Tensor, data: Dataset) -> None:
+def _check_outputs(config: Config, learner: LocalLearner, example: Tensor, data: Dataset) -> None:
     _, out = learner.chain.shapes(example)
     if tuple(out) != (data.num_classes,):
+        remedy = (
+            f"give {config.network.name} {data.num_classes} outputs"
+            if ":" in config.network.name
+            else f"set --network.num_classes {data.num_classes}"
+        )
         raise LocalgradError(
-            f"the network has {out[-1]} outputs, {data.name} has {data.num_classes} classes: set "
-            f"--network.num_classes {data.num_classes}"
+            f"the network has {out[-1]} outputs, {data.name} has {data.num_classes} classes: "
+            f"{remedy}"
         )
 
 

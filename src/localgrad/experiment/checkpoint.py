@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,8 @@ class Position:
     Args:
         epoch: epochs completed.
         batch: batches done in the epoch under way.
-        seconds: spent training so far.
-        epoch_seconds: of these, in the epoch under way.
+        seconds: spent training so far, without the epoch under way.
+        epoch_seconds: in the epoch under way.
         correct, seen: training accuracy of the epoch under way.
         losses: sums of each block's loss over the epoch under way.
     """
@@ -40,14 +39,15 @@ def save(
     path: Path, learner: nn.Module, optimizer: torch.optim.Optimizer, position: Position
 ) -> None:
     """Write a checkpoint; the one before stays until the new one is whole."""
+    device = next(learner.parameters()).device
     state: dict[str, Any] = {
         "learner": learner.state_dict(),
         "optimizer": optimizer.state_dict(),
         "position": asdict(position),
         "random": torch.get_rng_state(),
     }
-    if torch.cuda.is_available():
-        state["random_cuda"] = torch.cuda.get_rng_state_all()
+    if device.type == "cuda":
+        state["random_cuda"] = torch.cuda.get_rng_state(device)
     atomically(path, lambda part: torch.save(state, part))
 
 
@@ -60,12 +60,17 @@ def load(path: Path, learner: nn.Module, optimizer: torch.optim.Optimizer) -> Po
     device = next(learner.parameters()).device
     try:
         state = torch.load(path, map_location=device, weights_only=True)
+        position = Position(**state["position"])
         learner.load_state_dict(state["learner"])
         optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["random"].cpu())
-        if torch.cuda.is_available() and "random_cuda" in state:
-            torch.cuda.set_rng_state_all([s.cpu() for s in state["random_cuda"]])
-        return Position(**state["position"])
-    except (OSError, RuntimeError, KeyError, TypeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        if device.type == "cuda" and "random_cuda" in state:
+            torch.cuda.set_rng_state(state["random_cuda"].cpu(), device)
+    # damage shows as almost anything: of the zip file, the pickle, a key, a shape
+    except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise LocalgradError(f"checkpoint {path} cannot be used: {reason}") from error
+        raise LocalgradError(
+            f"checkpoint {path} is damaged or of another network: {reason}; "
+            "delete it to start the run anew"
+        ) from error
+    return position

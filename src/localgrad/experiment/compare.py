@@ -15,7 +15,9 @@ from localgrad.experiment.build import Experiment, build, build_method, load_dat
 from localgrad.experiment.config import Choice, Config
 from localgrad.experiment.cost import time_ratios, time_steps
 from localgrad.experiment.folder import RunFolder
-from localgrad.experiment.loop import Watcher, train
+from localgrad.experiment.loop import Interrupted, Watcher, train
+
+Timing = dict[str, float | None]  # label -> time of a step against BP's
 
 
 def slug(text: str) -> str:
@@ -27,21 +29,31 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9.]+", "-", text.lower().replace("=", "")).strip("-")
 
 
-def plan(config: Config) -> list[Config]:
+def plan(config: Config, out: Path) -> list[Config]:
     """Return the configuration of every run: each rule, in order, with each seed.
 
     Raises:
         LocalgradError: no rule is named, or two have the same label.
     """
     if not config.methods:
-        raise LocalgradError("compare needs rules: give methods in the --config file")
+        raise LocalgradError(
+            "compare needs rules: --methods backprop,backlink or methods in the --config file"
+        )
     labels = [label_of(choice) for choice in config.methods]
     for label in labels:
         if labels.count(label) > 1:
             raise LocalgradError(f"compare names {label!r} twice under methods")
     return [
-        config.model_copy(update={"method": choice, "seed": seed})
-        for choice in config.methods
+        config.model_copy(
+            update={
+                "method": choice,
+                "seed": seed,
+                "out": str(out / f"{slug(label)}-s{seed}"),
+                "methods": [],
+                "seeds": [],
+            }
+        )
+        for label, choice in zip(labels, config.methods, strict=True)
         for seed in config.seeds or [config.seed]
     ]
 
@@ -58,80 +70,110 @@ def compare(
     watch: Callable[[str, int, int], Watcher] = lambda label, run, runs: Watcher(),
     stop: Callable[[], bool] = lambda: False,
     note: Callable[[str], Any] = lambda text: None,
+    command: str | None = None,
 ) -> list[dict[str, Any]]:
     """Run every rule with every seed, and put each beside BP.
 
-    Step times are taken first, with all rules in turn in one process; then each run is trained in
-    a folder of its own under ``out``.
+    Every rule is built, and step times are taken with all rules in turn in one process, before
+    the first run; then each run is trained in a folder of its own under ``out``.
 
     Args:
         config: with ``methods`` and ``seeds``.
         out: folder of the comparison.
-        resume: go on from what ``out`` holds.
+        resume: go on from what ``out`` holds; rules and seeds may be added or left out.
         watch: makes the watcher of a run from its label, number and the number of runs.
         stop: asked between batches; once true, the run is saved and Interrupted raised.
         note: told in a line what is under way.
+        command: what was typed; default: this process's command line.
 
     Returns:
         A summary for each run with ``ratios`` to BP, ``curve`` and ``reach``, as in
         ``compare.json``.
+
+    Raises:
+        LocalgradError: a run cannot be built or fails; it is named, and finished runs are kept.
+        Interrupted: after saving, where ``stop`` asked for it.
     """
-    runs = plan(config)
+    runs = plan(config, out)
     root = RunFolder(out)
-    root.open(config, resume)
-    data = load_data(config)
-    timing = _timing(config, runs, data, root, note)
+    root.check(config, resume)
+    folders = [RunFolder(str(run.out)) for run in runs]
+    for folder, run in zip(folders, runs, strict=True):
+        folder.check(run, resume)
+    timing = _kept_timing(root, runs)
+    data = None
+    if timing is None or not all(folder.finished for folder in folders):
+        data = load_data(config)
+        experiments = [_build(run, data) for run in runs if run.seed == runs[0].seed]
+        root.open(config, resume)
+        if timing is None:
+            timing = _measured_timing(experiments, config.repeats, root, note, stop)
+        del experiments
     results = []
-    for number, run in enumerate(runs):
+    for number, (folder, run) in enumerate(zip(folders, runs, strict=True), start=1):
         label = label_of(run.method)
-        folder = RunFolder(out / f"{slug(label)}-s{run.seed}")
-        if not folder.finished or not resume:
+        if not folder.finished:
             # the data is loaded once and shared; the learner is built anew, from its own seed
-            train(
-                build(run, data),
-                folder,
-                watch(label, number + 1, len(runs)),
-                resume=resume,
-                stop=stop,
-                timing=timing[label],
-            )
-        results.append(gather(folder))
+            experiment = _build(run, data)
+            try:
+                watcher = watch(label, number, len(runs))
+                train(experiment, folder, watcher, resume, stop, timing[label], command)
+            except LocalgradError as error:
+                raise LocalgradError(
+                    f"{label}, seed {run.seed}: {error} (finished runs are kept: go on by "
+                    "--resume, with this rule left out of methods if need be)"
+                ) from error
+        results.append({**gather(folder), "time_ratio": timing[label]})
     add_ratios(results)
     root.write_json("compare.json", results)
     return results
 
 
-def _timing(
-    config: Config,
-    runs: list[Config],
-    data: Dataset,
+def _build(run: Config, data: Dataset | None) -> Experiment:
+    try:
+        return build(run, data)
+    except LocalgradError as error:
+        raise LocalgradError(f"{label_of(run.method)}: {error}") from error
+
+
+def _kept_timing(root: RunFolder, runs: list[Config]) -> Timing | None:
+    """Return what an earlier start measured, None where it must be measured."""
+    labels = {label_of(run.method) for run in runs}
+    if "BP" not in labels:
+        return dict.fromkeys(labels)
+    if not (root / "timing.json").exists():
+        return None
+    kept: Timing = root.read_json("timing.json")["ratio"]
+    return kept if labels <= set(kept) else None
+
+
+def _measured_timing(
+    experiments: list[Experiment],
+    repeats: int,
     root: RunFolder,
     note: Callable[[str], Any],
-) -> dict[str, float | None]:
+    stop: Callable[[], bool],
+) -> Timing:
     """Return each rule's step time against BP's, measured once per comparison."""
-    if (root / "timing.json").exists():
-        kept: dict[str, float | None] = root.read_json("timing.json")["ratio"]
-        return kept
-    seed = runs[0].seed
-    experiments: list[Experiment] = [build(run, data) for run in runs if run.seed == seed]
+
+    def tick() -> None:
+        if stop():
+            raise Interrupted
+
     labels = [experiment.label for experiment in experiments]
-    baseline = labels.index("BP") if "BP" in labels else None
-    if baseline is None:
-        return dict.fromkeys(labels)
-    note(f"timing {len(labels)} rules, {config.repeats} steps each, in turn")
-    seconds = time_steps(experiments, config.repeats)
-    ratios = time_ratios(seconds, baseline)
+    note(f"timing {len(labels)} rules, {repeats} steps each, in turn")
+    seconds = time_steps(experiments, repeats, tick)
+    ratio: Timing = dict(zip(labels, time_ratios(seconds, labels.index("BP")), strict=True))
+    medians = [statistics.median(taken) for taken in seconds]
     root.write_json(
         "timing.json",
         {
-            "ratio": dict(zip(labels, ratios, strict=True)),
-            "median_seconds": {
-                label: statistics.median(s) for label, s in zip(labels, seconds, strict=True)
-            },
-            "repeats": config.repeats,
+            "ratio": ratio,
+            "median_seconds": dict(zip(labels, medians, strict=True)),
+            "repeats": repeats,
         },
     )
-    return dict(zip(labels, ratios, strict=True))
+    return ratio
 
 
 def gather(folder: RunFolder) -> dict[str, Any]:

@@ -6,13 +6,24 @@ import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from localgrad.errors import LocalgradError
+from localgrad.experiment.yaml_text import dumps, read_yaml
 
-Positive = Annotated[int, Field(ge=1)]
-Rate = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1, strict=True)]
+Seed = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
+Rate = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
+Momentum = Annotated[float, Field(ge=0, lt=1, strict=True)]
+Factor = Annotated[float, Field(gt=0, le=1, strict=True)]
+Share = Annotated[float, Field(ge=0, le=1, strict=True)]
 
 
 class _Section(BaseModel):
@@ -26,6 +37,11 @@ class Choice(BaseModel):
 
     name: str
 
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_name(cls, given: Any) -> Any:
+        return {"name": given} if isinstance(given, str) else given
+
     @property
     def options(self) -> dict[str, Any]:
         """Everything but the name."""
@@ -36,9 +52,9 @@ class DataConfig(_Section):
     """Which images, and how they are fed."""
 
     name: str = Field("digits", description="data set: see `localgrad list`")
-    path: str | None = Field(None, description="folder of parquet files; else LOCALGRAD_DATA, else download")
-    limit: Positive | None = Field(None, description="train on the first N images")
-    test_limit: Positive | None = Field(None, description="test on the first N images")
+    path: str | None = Field(None, description="folder of parquet files")
+    limit: Count | None = Field(None, description="train on the first N images")
+    test_limit: Count | None = Field(None, description="test on the first N images")
     augment: bool = Field(True, description="random crop and flip as published for the data set")
     drop_last: bool = Field(False, description="leave out a last batch of fewer images")
 
@@ -46,9 +62,9 @@ class DataConfig(_Section):
 class OptimizerConfig(_Section):
     """How weights move."""
 
-    name: Literal["sgd", "adamw"] = Field("sgd", description="optimizer")
+    name: Literal["sgd", "adamw"] = Field("sgd", description="sgd or adamw")
     lr: Rate = Field(0.1, description="peak learning rate")
-    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="SGD's momentum")
+    momentum: Momentum = Field(0.9, description="SGD's momentum")
     nesterov: bool = Field(True, description="SGD with Nesterov momentum")
     weight_decay: Rate = Field(1e-4, description="on every parameter")
 
@@ -56,13 +72,15 @@ class OptimizerConfig(_Section):
 class ScheduleConfig(_Section):
     """How the learning rate moves, step by step."""
 
-    name: Literal["cosine", "step", "constant"] = Field("cosine", description="shape")
-    warmup_epochs: Annotated[float, Field(ge=0)] = Field(0, description="linear warm-up, in epochs")
+    name: Literal["cosine", "step", "constant"] = Field(
+        "cosine", description="cosine, step or constant"
+    )
+    warmup_epochs: Rate = Field(0, description="linear warm-up, in epochs")
     warmup_lr: Rate = Field(0.01, description="learning rate at the start of the warm-up")
-    milestones: list[float] = Field(
+    milestones: list[Share] = Field(
         [0.5, 0.75], description="step decay: parts of the run after which lr falls"
     )
-    gamma: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="step decay: factor")
+    gamma: Factor = Field(0.1, description="step decay: factor")
 
 
 class Config(_Section):
@@ -73,19 +91,51 @@ class Config(_Section):
     data: DataConfig = DataConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
-    blocks: Positive | None = Field(None, description="number of blocks K; default: the method's")
-    cuts: list[str | int] | None = Field(None, description="last unit of each block but the final")
-    epochs: Positive = Field(10, description="passes over the training images")
-    batch_size: Positive = Field(128, description="images a step")
-    seed: int = Field(0, description="of weights, order and augmentation")
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast")
+    blocks: Count | None = Field(None, description="number of blocks K; default: the rule's own")
+    cuts: list[str | int] | None = Field(
+        None, description="last unit of each block but the final one: labels or numbers"
+    )
+    epochs: Count = Field(10, description="passes over the training images")
+    batch_size: Count = Field(128, description="images a step")
+    seed: Seed = Field(0, description="of weights, order and augmentation")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="fp32, or bf16 by autocast")
     channels_last: bool = Field(True, description="memory layout of images and weights")
     device: str = Field("auto", description="cpu, cuda, cuda:1; auto: cuda where there is one")
-    threads: Positive | None = Field(None, description="CPU threads; default: PyTorch's choice")
-    out: str | None = Field(None, description="run folder; default: runs/<method>-<network>-...")
-    methods: list[Choice] = Field([], description="`compare`: the rules to run")
-    seeds: list[int] = Field([], description="`compare`: the seeds to run each rule with")
-    repeats: Annotated[int, Field(ge=5)] = Field(7, description="`compare`: timed steps of each rule")
+    threads: Count | None = Field(None, description="CPU threads; default: PyTorch's choice")
+    out: str | None = Field(None, description="folder of the results; default: runs/...")
+    methods: list[Choice] = Field([], description="compare: the rules to run")
+    seeds: list[Seed] = Field([], description="compare: the seeds to run each rule with")
+    repeats: Annotated[int, Field(ge=5, strict=True)] = Field(
+        7, description="compare: timed steps of each rule"
+    )
+
+    @field_validator("method", "network", mode="before")
+    @classmethod
+    def _default_name(cls, given: Any, info: Any) -> Any:
+        """Let options alone mean those of the default."""
+        if not isinstance(given, dict) or "name" in given:
+            return given
+        near = difflib.get_close_matches("name", [str(key) for key in given], n=1, cutoff=0.7)
+        if near:
+            key = f"{info.field_name}.{near[0]}"
+            raise ValueError(f"unknown option {key!r}; did you mean '{info.field_name}.name'?")
+        return {"name": cls.model_fields[info.field_name].default.name, **given}
+
+    @field_validator("cuts", mode="before")
+    @classmethod
+    def _labels(cls, given: Any) -> Any:
+        """A label such as 1.10 must not turn into the number 1.1."""
+        for cut in given if isinstance(given, list) else ():
+            if isinstance(cut, bool) or not isinstance(cut, int | str):
+                raise ValueError(f"{cut!r} is no unit: put labels in quotes, as in ['1.0', '2.0']")
+        return given
+
+    @field_validator("seeds")
+    @classmethod
+    def _different(cls, given: list[int]) -> list[int]:
+        if len(set(given)) < len(given):
+            raise ValueError(f"the same seed twice in {given}")
+        return given
 
 
 def build_config(tree: dict[str, Any]) -> Config:
@@ -97,17 +147,28 @@ def build_config(tree: dict[str, Any]) -> Config:
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        raise LocalgradError("; ".join(_sentence(e) for e in error.errors())) from error
+        raise LocalgradError("; ".join(sentence(e) for e in error.errors())) from error
 
 
-def _sentence(error: Any) -> str:
-    where = ".".join(str(part) for part in error["loc"])
+def sentence(error: Any, place: str = "") -> str:
+    """Return what pydantic found wrong: where, what was expected, what came."""
+    where = ".".join(str(part) for part in (*([place] if place else []), *error["loc"]))
     if error["type"] == "extra_forbidden":
-        known = dict(keys())
-        near = difflib.get_close_matches(where, known, n=1)
+        near = difflib.get_close_matches(where, [key for key, _ in keys()], n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         return f"unknown option {where!r}{hint}"
-    return f"{where}: {error['msg'][0].lower()}{error['msg'][1:]}, got {error['input']!r}"
+    if error["type"] == "missing":
+        return f"{where} is missing"
+    if error["type"] == "value_error":
+        text = str(error["ctx"]["error"])
+        return text if text.startswith("unknown option") else f"{where}: {text}"
+    given = repr(error["input"])
+    given = given if len(given) <= 60 else f"{given[:57]}..."
+    if error["type"] in ("model_type", "model_attributes_type", "dict_type"):
+        return f"{where}: must be options (name: value), got {given}"
+    text = error["msg"].replace("Input should be", "must be")
+    text = text.replace("a valid integer", "a whole number").replace("a valid ", "a ")
+    return f"{where}: {text[0].lower()}{text[1:]}, got {given}"
 
 
 def keys() -> list[tuple[str, Any]]:
@@ -117,8 +178,12 @@ def keys() -> list[tuple[str, Any]]:
         found: list[tuple[str, Any]] = []
         for name, info in model.model_fields.items():
             kind = info.annotation
-            if isinstance(kind, type) and issubclass(kind, BaseModel):
-                found += [(f"{prefix}{name}.{key}", field) for key, field in walk(kind, "")]
+            if kind is Choice:
+                named = Field(info.default.name, description=info.description)
+                named.annotation = str
+                found.append((f"{prefix}{name}.name", named))
+            elif isinstance(kind, type) and issubclass(kind, BaseModel):
+                found += walk(kind, f"{prefix}{name}.")
             else:
                 found.append((f"{prefix}{name}", info))
         return found
@@ -126,42 +191,35 @@ def keys() -> list[tuple[str, Any]]:
     return walk(Config, "")
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Read a configuration file.
-
-    Raises:
-        LocalgradError: the file is missing, is not YAML or is not a mapping.
-    """
-    try:
-        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise LocalgradError(f"cannot read {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise LocalgradError(f"{path} is not YAML: {str(error).splitlines()[0]}") from error
-    if not isinstance(tree, dict):
-        raise LocalgradError(f"{path}: expected options, got {type(tree).__name__}")
+def read_options(path: str | Path) -> dict[str, Any]:
+    """Read a file of options; a dotted key, ``data.limit: 100``, stands for a nested one."""
+    tree = read_yaml(path)
+    for key in [key for key in tree if isinstance(key, str) and "." in key]:
+        override(tree, key, tree.pop(key))
     return tree
 
 
 def to_yaml(config: Config) -> str:
-    """Return the whole tree as YAML."""
-    text: str = yaml.safe_dump(config.model_dump(), sort_keys=False)
-    return text
+    """Return the whole tree as YAML, which ``--config`` reads back."""
+    return dumps(config.model_dump())
 
 
 def override(tree: dict[str, Any], dotted: str, value: Any) -> None:
-    """Set ``a.b.c`` in a nested tree; a new ``name`` drops the options of the old one.
+    """Set ``a.b.c`` in a nested tree; another rule or network drops the options of the old one.
 
     >>> tree = {"method": {"name": "auglocal", "depth": 2}}
     >>> override(tree, "method.name", "dgl"); tree
     {'method': {'name': 'dgl'}}
     """
     *path, last = dotted.split(".")
+    inner = tree
     for key in path:
-        child = tree.setdefault(key, {})
+        if isinstance(inner.get(key), str) and key in ("method", "network"):
+            inner[key] = {"name": inner[key]}
+        child = inner.setdefault(key, {})
         if not isinstance(child, dict):
-            raise LocalgradError(f"option {dotted!r}: {key!r} holds a value, not options")
-        tree = child
-    if last == "name" and tree.get("name") not in (None, value):
-        tree.clear()
-    tree[last] = value
+            raise LocalgradError(f"option {dotted!r}: {key!r} holds {child!r}, not options")
+        inner = child
+    if dotted in ("method.name", "network.name") and inner.get("name") not in (None, value):
+        inner.clear()
+    inner[last] = value

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -34,11 +35,20 @@ def run_step(experiment: Experiment, learner: LocalLearner, x: Tensor, y: Tensor
         return learner.step(x, y)
 
 
+@contextmanager
+def random_state_kept(device: torch.device) -> Iterator[None]:
+    """Put the random state back afterwards: measuring must not change what is trained."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        yield
+
+
 def measure_cost(experiment: Experiment) -> dict[str, int]:
     """Return bytes and FLOPs of one step at the configured batch size.
 
-    Runs on a copy of the learner. ``peak_activation_bytes`` is of the step alone;
-    ``peak_memory_bytes`` adds parameters, gradients and optimizer state, in the steady state.
+    Runs on a copy of the learner, and leaves the random state as it was.
+    ``peak_activation_bytes`` is of the step alone; ``peak_memory_bytes`` adds parameters,
+    gradients and optimizer state, in the steady state.
     """
     learner = copy.deepcopy(experiment.learner)
     optimizer = build_optimizer(experiment.config.optimizer, learner)
@@ -49,12 +59,13 @@ def measure_cost(experiment: Experiment) -> dict[str, int]:
         run_step(experiment, learner, x, y)
         optimizer.step()
 
-    whole()  # the optimizer's state is there from now on
-    optimizer.zero_grad()
-    step = measure_memory(lambda: run_step(experiment, learner, x, y), learner)
-    total = measure_memory(whole, learner, optimizer).total
-    optimizer.zero_grad()
-    flops = measure_flops(lambda: run_step(experiment, learner, x, y))
+    with random_state_kept(experiment.device):
+        whole()  # the optimizer's state is there from now on
+        optimizer.zero_grad()
+        step = measure_memory(lambda: run_step(experiment, learner, x, y), learner)
+        total = measure_memory(whole, learner, optimizer).total
+        optimizer.zero_grad()
+        flops = measure_flops(lambda: run_step(experiment, learner, x, y))
     return {
         "peak_activation_bytes": step.activations,
         "peak_memory_bytes": total,
@@ -68,36 +79,36 @@ def time_steps(
     """Return seconds of ``repeats`` steps of each experiment, taken in turn after one warm-up.
 
     A step is zero_grad, the local step and the optimizer's step. Taking turns lets every rule see
-    the same machine, whatever else it does.
+    the same machine, whatever else it does. ``tick`` is called before each.
     """
-    runs: list[Callable[[], None]] = []
-    for experiment in experiments:
-        learner = copy.deepcopy(experiment.learner)
-        optimizer = build_optimizer(experiment.config.optimizer, learner)
-        x, y = first_batch(experiment)
-
-        def run(e: Any = experiment, m: Any = learner, o: Any = optimizer, x: Any = x, y: Any = y) -> None:
-            o.zero_grad()
-            run_step(e, m, x, y)
-            o.step()
-            if e.device.type == "cuda":
-                torch.cuda.synchronize(e.device)
-
-        runs.append(run)
+    runs = [_timed_step(experiment) for experiment in experiments]
     seconds: list[list[float]] = [[] for _ in runs]
     for turn in range(repeats + 1):
         for run, found in zip(runs, seconds, strict=True):
+            tick()
             start = time.perf_counter()
             run()
             if turn:
                 found.append(time.perf_counter() - start)
-            tick()
     return seconds
+
+
+def _timed_step(experiment: Experiment) -> Callable[[], None]:
+    learner = copy.deepcopy(experiment.learner)
+    optimizer = build_optimizer(experiment.config.optimizer, learner)
+    x, y = first_batch(experiment)
+
+    def run() -> None:
+        optimizer.zero_grad()
+        run_step(experiment, learner, x, y)
+        optimizer.step()
+        if experiment.device.type == "cuda":
+            torch.cuda.synchronize(experiment.device)
+
+    return run
 
 
 def time_ratios(seconds: Sequence[Sequence[float]], baseline: int) -> list[float]:
     """Return each rule's time against the baseline's: the median of the ratios turn by turn."""
     base = seconds[baseline]
-    return [
-        statistics.median(a / b for a, b in zip(found, base, strict=True)) for found in seconds
-    ]
+    return [statistics.median(a / b for a, b in zip(found, base, strict=True)) for found in seconds]

@@ -6,12 +6,16 @@ import datetime
 import importlib.metadata
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+if TYPE_CHECKING:
+    from localgrad.experiment.folder import RunFolder
 
 PACKAGES = ("localgrad", "torch", "numpy")
 
@@ -42,7 +46,9 @@ def commit() -> str | None:
         if Path(git("rev-parse", "--show-toplevel")) not in root.parents:
             return None
         git("ls-files", "--error-unmatch", "environment.py")
-        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+        return git("rev-parse", "--short=12", "HEAD") + (
+            "+" if git("status", "--porcelain", "-uno") else ""
+        )
     except (OSError, subprocess.SubprocessError):
         return None
 
@@ -54,7 +60,9 @@ def hardware(device: torch.device) -> str:
     name = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        name = next(
+            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
+        )
     except (OSError, StopIteration):
         pass
     return f"{name}, {torch.get_num_threads()} threads of {os.cpu_count()} cores"
@@ -64,17 +72,29 @@ def command() -> str:
     """Return the command line that started this process."""
     words = [Path(sys.argv[0]).name if sys.argv else "python", *sys.argv[1:]]
     if words[0] == "__main__.py":
-        words[0] = "python -m localgrad"
-    return " ".join(words)
+        words[0] = "localgrad"
+    return shlex.join(words)
 
 
-def describe(device: torch.device) -> dict[str, Any]:
-    """Return everything above, with the date."""
+def describe(device: torch.device, typed: str | None = None) -> dict[str, Any]:
+    """Return everything above, with the date; ``typed`` takes the process's command's place."""
     return {
-        "command": command(),
+        "command": typed or command(),
         "versions": versions(),
         "commit": commit(),
         "hardware": hardware(device),
         "platform": platform.platform(),
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def resumed(folder: RunFolder, now: dict[str, Any]) -> dict[str, Any]:
+    """Add ``now`` under ``resumed`` to the folder's ``environment.json``.
+
+    Returns:
+        What the run began with: its command makes the result, the resumption's alone does not.
+    """
+    began: dict[str, Any] = folder.read_json("environment.json")
+    began["resumed"] = [*began.get("resumed", []), now]
+    folder.write_json("environment.json", began)
+    return {key: value for key, value in began.items() if key != "resumed"}

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from localgrad import audit
+from localgrad import Reach, audit
 from localgrad.errors import LocalgradError
 from localgrad.experiment import checkpoint, environment
 from localgrad.experiment.build import Experiment
 from localgrad.experiment.checkpoint import Position
-from localgrad.experiment.cost import autocast, first_batch, measure_cost, run_step
-from localgrad.experiment.folder import RunFolder, atomically
+from localgrad.experiment.cost import first_batch, measure_cost, run_step
+from localgrad.experiment.folder import RunFolder
+from localgrad.experiment.results import summarise, test_accuracy, write_model
 from localgrad.experiment.schedule import build_optimizer, learning_rate
 
 CHECK_EVERY = 50  # steps between looks at the losses, so that a GPU need not wait at each
 
 
-class Interrupted(Exception):
+class Interrupted(Exception):  # noqa: N818 - a wish, not an error
     """The run was asked to stop; its state is saved."""
 
 
@@ -44,6 +43,7 @@ def train(
     resume: bool = False,
     stop: Callable[[], bool] = lambda: False,
     timing: float | None = None,
+    command: str | None = None,
 ) -> dict[str, Any]:
     """Train to the last epoch and fill the run folder.
 
@@ -54,69 +54,74 @@ def train(
         resume: go on from the folder's checkpoint where it has one.
         stop: asked between batches; once true, the state is saved and Interrupted raised.
         timing: time of a step against BP's, if it was measured.
+        command: what was typed; default: this process's command line.
 
     Returns:
         The summary, as in ``summary.json``.
 
     Raises:
-        LocalgradError: the folder cannot be used, or a loss is not finite (the last good
-            checkpoint stays).
+        LocalgradError: the folder cannot be used, or a loss or weight is not finite (the last
+            good checkpoint stays).
         Interrupted: after saving, where ``stop`` asked for it.
     """
     watcher = watcher or Watcher()
     config, learner = experiment.config, experiment.learner
-    optimizer = build_optimizer(config.optimizer, learner)
-    weights = sum(p.numel() * p.element_size() for p in learner.parameters())
-    folder.open(config, resume, needed_bytes=8 * weights + 2**20)
-    if resume and folder.finished:
+    folder.check(config, resume)
+    if folder.finished:
         summary: dict[str, Any] = folder.read_json("summary.json")
         return summary
+    optimizer = build_optimizer(config.optimizer, learner)
+    cost = measure_cost(experiment)
+    going_on = folder.checkpoint.exists()
+    reach = None if going_on else _audited(experiment)
+    weights = sum(p.numel() * p.element_size() for p in learner.parameters())
+    folder.open(config, resume, needed_bytes=8 * weights + 2**20)
     position = Position(losses=[0.0] * len(learner.decoupling))
     history: list[dict[str, Any]] = []
-    if resume and folder.checkpoint.exists():
+    about = environment.describe(experiment.device, command)
+    if reach is None:
         position = checkpoint.load(folder.checkpoint, learner, optimizer)
-        history = folder.metrics()[: position.epoch]
+        history = _history(folder, position)
+        about = environment.resumed(folder, about)
     else:
-        _describe(experiment, folder)
-    cost = measure_cost(experiment)
-    with _saving(experiment, folder, optimizer, position):
-        while position.epoch < config.epochs:
+        folder.write_json("decoupling.yaml", learner.decoupling.to_dict())
+        folder.write_json("environment.json", about)
+        folder.write_json("reach.json", reach.to_dict())
+    while position.epoch < config.epochs:
+        try:
             _train_epoch(experiment, optimizer, position, watcher, stop)
-            history.append(_close_epoch(experiment, position, optimizer))
-            folder.write_metrics(history)
+        except Interrupted:
             checkpoint.save(folder.checkpoint, learner, optimizer, position)
-            watcher.epoch(history[-1], config.epochs)
-    summary = _summary(experiment, history, cost, position, timing)
-    state = {key: value.contiguous() for key, value in learner.backbone.state_dict().items()}
-    atomically(folder / "model.safetensors", lambda part: save_file(state, part))
+            raise
+        history.append(_close_epoch(experiment, position, optimizer))
+        folder.write_metrics(history)
+        checkpoint.save(folder.checkpoint, learner, optimizer, position)
+        watcher.epoch(history[-1], config.epochs)
+    summary = summarise(experiment, history, cost, about, timing)
+    write_model(learner.backbone, folder / "model.safetensors")
     folder.write_json("summary.json", summary)
     return summary
 
 
-def _describe(experiment: Experiment, folder: RunFolder) -> None:
+def _audited(experiment: Experiment) -> Reach:
+    """Return the measured reach of a step; refuse one that is not the declared reach."""
     x, y = first_batch(experiment)
     x, y = x[:4], y[:4]
     learner = experiment.learner
     reach = audit(lambda: learner.step(x, y), learner)
     if reach.violations:
         raise LocalgradError(f"{experiment.label}: {reach.violations[0]}")
-    folder.write_json("decoupling.yaml", learner.decoupling.to_dict())
-    folder.write_json("environment.json", environment.describe(experiment.device))
-    folder.write_json("reach.json", reach.to_dict())
+    return reach
 
 
-@contextmanager
-def _saving(
-    experiment: Experiment,
-    folder: RunFolder,
-    optimizer: torch.optim.Optimizer,
-    position: Position,
-) -> Iterator[None]:
-    try:
-        yield
-    except Interrupted:
-        checkpoint.save(folder.checkpoint, experiment.learner, optimizer, position)
-        raise
+def _history(folder: RunFolder, position: Position) -> list[dict[str, Any]]:
+    found = folder.metrics()[: position.epoch]
+    if len(found) < position.epoch:
+        raise LocalgradError(
+            f"{folder / 'metrics.jsonl'} has {len(found)} epochs, the checkpoint {position.epoch}: "
+            "put the file back, or delete the checkpoint to start the run anew"
+        )
+    return found
 
 
 def _train_epoch(
@@ -150,14 +155,15 @@ def _train_epoch(
         asked = stop()
         losses = None
         if asked or len(pending) == CHECK_EVERY or position.batch == len(batches) or x.is_cpu:
-            losses = _settle(pending, position)
+            losses = [value / len(x) for value in _settle(pending, position)]
             position.correct += float(correct)
             correct = None
-            losses = [value / len(x) for value in losses]
         position.epoch_seconds = before + time.perf_counter() - start
         watcher.batch(position, len(batches), losses)
         if asked:
+            _check_weights(experiment, position)
             raise Interrupted
+    _check_weights(experiment, position)
 
 
 def _settle(pending: list[Tensor], position: Position) -> list[float]:
@@ -167,15 +173,31 @@ def _settle(pending: list[Tensor], position: Position) -> list[float]:
     if len(bad):
         step, block = bad[0].tolist()
         batch = position.batch - len(pending) + step
-        raise LocalgradError(
-            f"the loss of block {block} is not finite in epoch {position.epoch + 1}, batch {batch + 1}"
-            ": lower --optimizer.lr or warm up; the last checkpoint is kept"
-        )
+        raise _diverged(f"loss of block {block} is", position, batch + 1)
     totals = values.double().sum(dim=0).tolist()
     position.losses = [a + b for a, b in zip(position.losses, totals, strict=True)]
     newest: list[float] = values[-1].tolist()
     pending.clear()
     return newest
+
+
+def _check_weights(experiment: Experiment, position: Position) -> None:
+    """Refuse weights that the last step spoilt, before they are saved over good ones."""
+    learner = experiment.learner
+    named = [(name, p) for name, p in learner.named_parameters() if p.numel()]
+    finite = torch.stack([p.detach().isfinite().all() for _, p in named])
+    bad = (~finite).nonzero()
+    if len(bad):
+        name = named[int(bad[0])][0]
+        raise _diverged(f"weights {name} are", position, position.batch)
+
+
+def _diverged(what: str, position: Position, batch: int) -> LocalgradError:
+    kept = f"; the checkpoint after epoch {position.epoch} is kept" if position.epoch else ""
+    return LocalgradError(
+        f"the {what} not finite in epoch {position.epoch + 1}, batch {batch}: lower --optimizer.lr "
+        f"or set --schedule.warmup_epochs{kept}"
+    )
 
 
 def _close_epoch(
@@ -184,14 +206,13 @@ def _close_epoch(
     """Test, and turn the epoch under way into a line of metrics."""
     seen = position.seen
     losses = [total / seen for total in position.losses]
-    accuracy = test_accuracy(experiment)
     metrics = {
         "epoch": position.epoch + 1,
         "lr": optimizer.param_groups[0]["lr"],
         "train_loss": losses[-1],
         "losses": losses,
         "train_accuracy": position.correct / seen,
-        "test_accuracy": accuracy,
+        "test_accuracy": test_accuracy(experiment),
         "seconds": position.epoch_seconds,
         "images_per_second": seen / position.epoch_seconds,
     }
@@ -200,75 +221,3 @@ def _close_epoch(
     position.batch, position.seen, position.correct, position.epoch_seconds = 0, 0, 0.0, 0.0
     position.losses = [0.0] * len(losses)
     return metrics
-
-
-@torch.no_grad()
-def test_accuracy(experiment: Experiment) -> float:
-    """Return the part of the test images that the backbone classifies right, 0..1."""
-    learner = experiment.learner
-    learner.eval()
-    correct = torch.zeros((), dtype=torch.long, device=experiment.device)
-    with autocast(experiment):
-        for x, y in experiment.test.evaluation():
-            correct += (learner(x).argmax(dim=1) == y).sum()
-    learner.train()
-    return float(correct) / experiment.test.number_of_images
-
-
-@torch.no_grad()
-def block_accuracy(experiment: Experiment) -> list[float | None]:
-    """Return the test accuracy of every loss's classifier, None where it has none."""
-    learner = experiment.learner
-    learner.eval()
-    counts: list[Tensor | None] = []
-    with autocast(experiment):
-        for x, y in experiment.test.evaluation():
-            scores = learner.exits(x)
-            hits = [None if s is None else (s.argmax(dim=1) == y).sum() for s in scores]
-            counts = [_add(a, b) for a, b in zip(counts, hits, strict=True)] if counts else hits
-    learner.train()
-    number = experiment.test.number_of_images
-    return [None if count is None else float(count) / number for count in counts]
-
-
-def _add(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-    return None if a is None or b is None else a + b
-
-
-def _summary(
-    experiment: Experiment,
-    history: list[dict[str, Any]],
-    cost: dict[str, int],
-    position: Position,
-    timing: float | None,
-) -> dict[str, Any]:
-    config = experiment.config
-    backbone = sum(p.numel() for p in experiment.learner.backbone.parameters())
-    parameters = sum(p.numel() for p in experiment.learner.parameters())
-    images = len(experiment.data.train) - (
-        len(experiment.data.train) % config.batch_size if config.data.drop_last else 0
-    )
-    about = environment.describe(experiment.device)
-    return {
-        "label": experiment.label,
-        "method": config.method.name,
-        "method_options": config.method.options,
-        "network": config.network.name,
-        "data": experiment.data.label,
-        "train_images": len(experiment.data.train),
-        "test_images": len(experiment.data.test),
-        "batch_size": config.batch_size,
-        "blocks": len(experiment.learner.decoupling),
-        "seed": config.seed,
-        "epochs": config.epochs,
-        "parameters": backbone,
-        "head_parameters": parameters - backbone,
-        "test_accuracy": history[-1]["test_accuracy"],
-        "best_test_accuracy": max(epoch["test_accuracy"] for epoch in history),
-        "train_seconds": position.seconds,
-        "images_per_second": images * config.epochs / position.seconds,
-        **cost,
-        "time_ratio": timing,
-        "block_accuracy": block_accuracy(experiment),
-        **about,
-    }

@@ -13,8 +13,9 @@ a residual block. The head is InfoPro's "1c2f", so that L = 0 is the published g
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from localgrad.chain import Chain
 from localgrad.decoupling import Decoupling, Link, Part
@@ -31,7 +32,7 @@ class BackLink:
         length_unit: ``"unit"`` or ``"layer"``.
         combine: ``"sum"`` or ``"replace"``.
         weight: lambda, the factor on the link's gradient.
-        head: a head's name or ``package.module:builder``.
+        head: a head's name, ``package.module:builder``, or the builder itself (kept by its name).
         keep_error: False saves a border's worth of memory for a second backward of the head.
     """
 
@@ -39,11 +40,13 @@ class BackLink:
     length_unit: str = "unit"
     combine: str = "sum"
     weight: float = 1.0
-    head: str = "conv_mlp"
+    head: str | Callable[..., Any] = "conv_mlp"
     keep_error: bool = True
     name: ClassVar[str] = "backlink"
 
     def __post_init__(self) -> None:
+        if callable(self.head):
+            object.__setattr__(self, "head", Part.of(self.head).name)
         problems = self.link.problems()
         if problems:
             raise LocalgradError(f"BackLink: {'; '.join(problems)}")

@@ -9,8 +9,9 @@ average pool and one linear layer; with ``head="conv_mlp"`` it is the "1c2f" hea
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from localgrad.chain import Chain
 from localgrad.decoupling import Decoupling, Part
@@ -22,11 +23,16 @@ class Greedy:
     """Isolated blocks with a task loss each.
 
     Args:
-        head: a head's name (``"pool_linear"``, ``"conv_mlp"``) or ``package.module:builder``.
+        head: a head's name (``"pool_linear"``, ``"conv_mlp"``), ``package.module:builder``, or
+            the builder itself (kept by its name).
     """
 
-    head: str = "pool_linear"
+    head: str | Callable[..., Any] = "pool_linear"
     name: ClassVar[str] = "greedy"
+
+    def __post_init__(self) -> None:
+        if callable(self.head):
+            object.__setattr__(self, "head", Part.of(self.head).name)
 
     def __call__(self, chain: Chain, cuts: tuple[int, ...] | None) -> Decoupling:
         """Return isolated blocks, by default one a unit."""

@@ -1,0 +1,35 @@
+"""``localgrad audit``: which units each loss trains, measured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from localgrad import audit
+from localgrad.cli.json_file import check_writable, write_json
+from localgrad.experiment.build import build
+from localgrad.experiment.config import Config
+from localgrad.experiment.cost import first_batch
+from localgrad.experiment.folder import cannot_write
+
+
+def run(config: Config, flags: dict[str, Any], command: str) -> int:
+    """Print the decoupling and its measured reach; 1 where that is not the declared one."""
+    check_writable(flags.get("json"))
+    check_writable(flags.get("plot"))
+    experiment = build(config)
+    learner = experiment.learner
+    x, y = first_batch(experiment)
+    x, y = x[:4], y[:4]
+    reach = audit(lambda: learner.step(x, y), learner)
+    print(learner.decoupling)
+    print(f"\nmeasured reach of {experiment.label} (# trained, . not, ! against the declaration)")
+    print(reach)
+    for violation in reach.violations:
+        print(violation)
+    write_json(flags.get("json"), reach.to_dict())
+    if "plot" in flags:
+        try:
+            reach.plot(flags["plot"])
+        except OSError as error:
+            raise cannot_write(flags["plot"], error) from error
+    return 1 if reach.violations else 0

@@ -1,0 +1,94 @@
+"""``localgrad compare``: several rules and seeds under one recipe."""
+
+from __future__ import annotations
+
+import shlex
+import statistics
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from localgrad.cli import show
+from localgrad.cli.interrupt import stop_at_signal
+from localgrad.cli.json_file import check_writable, write_json
+from localgrad.experiment.compare import compare
+from localgrad.experiment.config import Config
+from localgrad.experiment.folder import cannot_write
+from localgrad.experiment.loop import Interrupted, Watcher
+
+
+def run(config: Config, flags: dict[str, Any], command: str) -> int:
+    """Run every rule with every seed, print the table, write the page."""
+    check_writable(flags.get("json"))
+    out = Path(config.out or "runs/compare")
+    resume, quiet = "resume" in flags, "quiet" in flags
+    progress = show.progress_bar(quiet)
+
+    def watch(label: str, number: int, runs: int) -> Watcher:
+        return Watcher() if quiet else show.Bar(f"[{number}/{runs}] {label}", progress)
+
+    def note(text: str) -> None:
+        if not quiet:
+            print(text, flush=True)
+
+    with stop_at_signal() as stop, progress or nullcontext():
+        try:
+            results = compare(config, out, resume, watch, stop, note, command)
+        except Interrupted:
+            where = shlex.quote(str(out))
+            print(f"stopped; go on with: localgrad compare --out {where} --resume", file=sys.stderr)
+            return 130
+    first = results[0]
+    title = (
+        f"{first['network']} on {first['data']}: {first['train_images']:,} images, "
+        f"{_plural(config.epochs, 'epoch')}, batch {config.batch_size}"
+    )
+    print(title)
+    print(show.table(rows(results)))
+    print(f"wrote {out}: {_write_report(results, out, title, command)}")
+    write_json(flags.get("json"), results)
+    return 0
+
+
+def rows(results: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """Return the table's rows: a rule each, over its seeds."""
+    found = []
+    for label in dict.fromkeys(result["label"] for result in results):
+        runs = [result for result in results if result["label"] == label]
+        accuracies = [100 * run["test_accuracy"] for run in runs]
+        accuracy = f"{statistics.mean(accuracies):.2f}"
+        if len(accuracies) > 1:
+            accuracy += f" ± {statistics.stdev(accuracies):.2f}"
+        ratios = runs[0]["ratios"]
+        found.append(
+            {
+                "rule": label,
+                "losses": str(runs[0]["blocks"]),
+                "test accuracy, %": accuracy,
+                "activations": show.mebibytes(runs[0]["peak_activation_bytes"]),
+                "vs BP": show.ratio(ratios["activation_memory"]),
+                "FLOPs vs BP": show.ratio(ratios["flops"]),
+                "time vs BP": show.ratio(ratios["time"]),
+            }
+        )
+    return found
+
+
+def _plural(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def _write_report(results: list[dict[str, Any]], out: Path, title: str, command: str) -> str:
+    """Write the page where its packages are installed; return the files to look at."""
+    try:
+        from localgrad.report import write_compare
+
+        write_compare(results, out / "compare.html", title=title, command=command)
+    except ModuleNotFoundError as error:
+        return (
+            f"compare.json (no compare.html without {error.name}: pip install 'localgrad[report]')"
+        )
+    except OSError as error:
+        raise cannot_write(out / "compare.html", error) from error
+    return "compare.json, compare.html"

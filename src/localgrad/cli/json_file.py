@@ -1,0 +1,31 @@
+"""Files that the user asked for beside the run folder: ``--json`` and ``--plot``."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from localgrad.errors import LocalgradError
+from localgrad.experiment.folder import atomically
+
+
+def check_writable(path: str | None) -> None:
+    """Refuse, before any work is done, a path that could not be written after it."""
+    if path is None:
+        return
+    file, folder = Path(path), Path(path).parent
+    if file.is_dir():
+        raise LocalgradError(f"cannot write {path}: it is a folder")
+    if not folder.is_dir():
+        raise LocalgradError(f"cannot write {path}: there is no folder {folder}")
+    if not os.access(folder, os.W_OK):
+        raise LocalgradError(f"cannot write {path}: no permission in {folder}")
+
+
+def write_json(path: str | None, value: Any) -> None:
+    """Write ``value``, where a path is given."""
+    if path is not None:
+        text = json.dumps(value, indent=1) + "\n"
+        atomically(Path(path), lambda part: part.write_text(text, encoding="utf-8"))

@@ -1,0 +1,77 @@
+"""``localgrad train``: one rule, one seed."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from localgrad import methods
+from localgrad.cli import show
+from localgrad.cli.interrupt import stop_at_signal
+from localgrad.cli.json_file import check_writable, write_json
+from localgrad.experiment.build import build, build_method
+from localgrad.experiment.compare import slug
+from localgrad.experiment.config import Config
+from localgrad.experiment.folder import RunFolder, cannot_write
+from localgrad.experiment.loop import Interrupted, train
+
+
+def run(config: Config, flags: dict[str, Any], command: str) -> int:
+    """Train, fill the run folder, print the summary."""
+    config = config.model_copy(update={"methods": [], "seeds": []})  # those are for compare
+    check_writable(flags.get("json"))
+    label = methods.label(build_method(config.method))
+    name = slug(f"{label}-{config.network.name}-{config.data.name}-s{config.seed}")
+    folder = RunFolder(config.out or Path("runs") / name)
+    resume, quiet = "resume" in flags, "quiet" in flags
+    folder.check(config, resume)
+    if folder.finished:
+        print(f"{folder.path} is finished already")
+        summary: dict[str, Any] = folder.read_json("summary.json")
+    else:
+        progress = show.progress_bar(quiet)
+        with stop_at_signal() as stop, progress or nullcontext():
+            experiment = build(config)
+            watcher = None if quiet else show.Bar(label, progress)
+            try:
+                summary = train(experiment, folder, watcher, resume, stop, command=command)
+            except Interrupted:
+                out = shlex.quote(str(folder.path))
+                print(f"stopped; go on with: localgrad train --out {out} --resume", file=sys.stderr)
+                return 130
+    _print(summary)
+    print(f"wrote {folder.path}: {_write_report(folder, summary)}")
+    write_json(flags.get("json"), summary)
+    return 0
+
+
+def _print(summary: dict[str, Any]) -> None:
+    print(f"{summary['label']} on {summary['network']}, {summary['data']}")
+    facts = {
+        "test accuracy": f"{100 * summary['test_accuracy']:.2f} %",
+        "losses": str(summary["blocks"]),
+        "peak activation memory": show.mebibytes(summary["peak_activation_bytes"]),
+        "peak memory": show.mebibytes(summary["peak_memory_bytes"]),
+        "FLOPs an image": f"{summary['flops_per_image'] / 1e6:,.1f} M",
+        "training": f"{summary['train_seconds']:,.1f} s",
+        "speed": f"{summary['images_per_second']:,.0f} images/s",
+    }
+    print(show.aligned([[f"  {name}", value] for name, value in facts.items()]))
+
+
+def _write_report(folder: RunFolder, summary: dict[str, Any]) -> str:
+    """Write the page where its packages are installed; return the files to look at."""
+    files = "summary.json, metrics.jsonl, model.safetensors"
+    path = folder / "report.html"
+    try:
+        from localgrad.report import write_run
+
+        write_run(summary, folder.metrics(), folder.read_json("reach.json"), path)
+    except ModuleNotFoundError as error:
+        return f"{files} (no report.html without {error.name}: pip install 'localgrad[report]')"
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    return f"{files}, report.html"

@@ -1,0 +1,367 @@
+"""Training: what a run folder holds, repeatability, stop and resume."""
+
+from __future__ import annotations
+
+import math
+import resource
+import shutil
+import sys
+
+import pytest
+import torch
+from command import SMALL, error_line, metrics, read, snapshot, train
+from safetensors.torch import load_file
+
+from localgrad import Decoupling, methods
+from localgrad.data import load
+from localgrad.errors import LocalgradError
+from localgrad.experiment import checkpoint, loop
+from localgrad.experiment.build import build
+from localgrad.experiment.config import build_config, override
+from localgrad.experiment.folder import RunFolder
+from localgrad.experiment.loop import Interrupted
+from localgrad.networks import resnet20
+
+FILES = {
+    "config.yaml", "decoupling.yaml", "environment.json", "metrics.jsonl", "summary.json",
+    "checkpoint/last.pt", "model.safetensors", "report.html", "reach.json",
+}  # fmt: skip
+KINDS = {
+    "label": str, "method": str, "network": str, "data": str, "blocks": int, "seed": int,
+    "epochs": int, "parameters": int, "test_accuracy": float, "best_test_accuracy": float,
+    "train_seconds": float, "images_per_second": float, "peak_activation_bytes": int,
+    "peak_memory_bytes": int, "flops_per_image": int, "block_accuracy": list, "command": str,
+    "versions": dict,
+}  # fmt: skip
+
+
+def make_config(**changed):
+    tree = {}
+    for key, value in {**SMALL, "epochs": 3, "method.name": "backlink", **changed}.items():
+        override(tree, key, value)
+    return build_config(tree)
+
+
+def run(path, stop_after=None, resume=True, **changed):
+    """Train in Python; ``stop_after`` batches, or to the end."""
+    left = [math.inf if stop_after is None else stop_after]
+
+    def stop():
+        left[0] -= 1
+        return left[0] <= 0
+
+    return loop.train(build(make_config(**changed)), RunFolder(path), resume=resume, stop=stop)
+
+
+def weights(path):
+    return (path / "model.safetensors").read_bytes()
+
+
+# --- the folder
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "x"
+    changed = {"epochs": 2, "method.name": "backlink", "blocks": 3}
+    assert train(out, "--quiet", "--json", str(out.parent / "x.json"), **changed) == 0
+    return out
+
+
+def test_files(finished):
+    assert set(snapshot(finished)) == FILES
+    assert all(path.stat().st_mode & 0o044 for path in finished.rglob("*") if path.is_file())
+
+
+def test_summary(finished):
+    summary = read(finished / "summary.json")
+    for key, kind in KINDS.items():
+        assert type(summary[key]) is kind, key
+    assert (summary["method"], summary["network"], summary["data"]) == (
+        "backlink",
+        "resnet20",
+        "digits",
+    )
+    assert (summary["blocks"], summary["seed"], summary["epochs"]) == (3, 0, 2)
+    assert len(summary["block_accuracy"]) == 3
+    assert all(0 <= accuracy <= 1 for accuracy in summary["block_accuracy"])
+    assert summary["block_accuracy"][-1] == summary["test_accuracy"]
+    assert summary["commit"] is None or isinstance(summary["commit"], str)
+    assert summary["command"].startswith("localgrad train --network.name resnet20 ")
+    assert summary == read(finished.parent / "x.json")
+
+
+def test_metrics(finished):
+    epochs = metrics(finished)
+    assert [epoch["epoch"] for epoch in epochs] == [1, 2]
+    for epoch in epochs:
+        assert len(epoch["losses"]) == 3
+        assert epoch["train_loss"] == epoch["losses"][-1]
+    summary = read(finished / "summary.json")
+    assert summary["test_accuracy"] == epochs[-1]["test_accuracy"]
+    assert summary["best_test_accuracy"] == max(epoch["test_accuracy"] for epoch in epochs)
+
+
+def test_decoupling_and_environment(finished):
+    decoupling = Decoupling.load(finished / "decoupling.yaml")
+    assert (decoupling.method, len(decoupling)) == ("backlink", 3)
+    environment = read(finished / "environment.json")
+    assert environment["versions"]["torch"] == torch.__version__
+    assert "resumed" not in environment
+
+
+def test_model_is_the_plain_network_and_gives_the_test_accuracy(finished):
+    network = resnet20(num_classes=10, in_channels=1, width=4)
+    state = load_file(finished / "model.safetensors")
+    assert list(state) == sorted(network.state_dict())
+    network.load_state_dict(state)
+    network.eval()
+    data = load("digits", limit=96, test_limit=40)
+    x, y = next(data.test_batches(40).evaluation())
+    accuracy = (network(x).argmax(1) == y).double().mean().item()
+    assert accuracy == read(finished / "summary.json")["test_accuracy"]
+
+
+def test_report_and_table(finished, capsys):
+    assert "BackLink L=1" in (finished / "report.html").read_text()
+    before = snapshot(finished)
+    assert train(finished, "--resume", epochs=2, blocks=3, **{"method.name": "backlink"}) == 0
+    out = capsys.readouterr().out
+    assert "finished already" in out
+    assert "test accuracy" in out
+    assert "epoch" not in out
+    after = snapshot(finished)
+    before.pop("report.html"), after.pop("report.html")
+    assert after == before
+
+
+# --- repeatability
+
+
+def test_same_seed_same_bits(tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        assert train(tmp_path / name, "--quiet", seed=seed) == 0
+    assert weights(tmp_path / "a") == weights(tmp_path / "b")
+    assert metrics(tmp_path / "a") == metrics(tmp_path / "b")
+    assert weights(tmp_path / "a") != weights(tmp_path / "c")
+
+
+def test_measuring_changes_nothing(tmp_path, monkeypatch):
+    changed = {"network.name": "digit_nets:dropout", "network.width": None}
+    options = {key: value for key, value in {**SMALL, **changed}.items() if value is not None}
+    tree = {}
+    for key, value in options.items():
+        override(tree, key, value)
+    config = build_config(tree)
+    loop.train(build(config), RunFolder(tmp_path / "a"))
+    cost = {"peak_activation_bytes": 1, "peak_memory_bytes": 1, "flops_per_image": 1}
+    monkeypatch.setattr(loop, "measure_cost", lambda experiment: cost)
+    loop.train(build(config), RunFolder(tmp_path / "b"))
+    assert weights(tmp_path / "a") == weights(tmp_path / "b")
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_every_rule(tmp_path, name):
+    assert train(tmp_path / "x", "--quiet", **{"method.name": name, "blocks": 3}) == 0
+    summary = read(tmp_path / "x" / "summary.json")
+    assert summary["method"] == name
+    assert len(summary["block_accuracy"]) == summary["blocks"]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"precision": "bf16", "method.name": "backlink"},
+        {"channels_last": "false", "method.name": "auglocal"},
+        {"optimizer.name": "adamw", "schedule.name": "step", "data.augment": "false"},
+        {"data.drop_last": "true", "batch_size": 40, "cuts": "stem,2.0", "method.name": "greedy"},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_settings(tmp_path, changed):
+    assert train(tmp_path / "x", "--quiet", **changed) == 0
+    summary = read(tmp_path / "x" / "summary.json")
+    assert math.isfinite(metrics(tmp_path / "x")[0]["train_loss"])
+    assert summary["images_per_second"] > 0
+
+
+# --- stop and resume
+
+NETWORKS = {
+    "batch norm": {},
+    "dropout": {"network": "digit_nets:dropout", "method.name": "greedy"},
+    "adamw": {"optimizer.name": "adamw", "optimizer.lr": 1e-3},
+}
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_resume_is_exact(tmp_path, kind):
+    changed = dict(NETWORKS[kind])
+    network = changed.pop("network", None)
+
+    def part(name, stop_after=None):
+        config = make_config(**changed)
+        if network:
+            config = config.model_copy(
+                update={"network": build_config({"network": network}).network}
+            )
+        left = [stop_after or math.inf]
+
+        def stop():
+            left[0] -= 1
+            return left[0] <= 0
+
+        torch.manual_seed(99)  # nothing may hang on what ran before
+        return loop.train(build(config), RunFolder(tmp_path / name), resume=True, stop=stop)
+
+    whole = part("whole")  # 3 epochs of 3 batches
+    for name, stops in (("middle", [4]), ("end of an epoch", [3]), ("often", [1, 1, 3, 2])):
+        for stop_after in stops:
+            with pytest.raises(Interrupted):
+                part(name, stop_after)
+            assert not (tmp_path / name / "summary.json").exists()
+        resumed = part(name)
+        assert weights(tmp_path / name) == weights(tmp_path / "whole"), name
+        assert metrics(tmp_path / name) == metrics(tmp_path / "whole"), name
+        assert resumed["test_accuracy"] == whole["test_accuracy"]
+        assert resumed["command"] == whole["command"]
+        environment = read(tmp_path / name / "environment.json")
+        assert len(environment["resumed"]) == len(stops)
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path, monkeypatch):
+    summary = run(tmp_path / "x", epochs=1)
+    before = snapshot(tmp_path / "x")
+    monkeypatch.setattr(loop, "run_step", None)
+    assert run(tmp_path / "x", epochs=1) == summary
+    assert snapshot(tmp_path / "x") == before
+
+
+def test_resume_starts_what_is_not_there(tmp_path):
+    assert train(tmp_path / "x", "--quiet", "--resume") == 0
+    assert (tmp_path / "x" / "summary.json").exists()
+
+
+def test_out_and_resume_alone_take_the_configuration_from_the_folder(tmp_path):
+    with pytest.raises(Interrupted):
+        run(tmp_path / "x", stop_after=2, resume=False)
+    moved = tmp_path / "moved"
+    (tmp_path / "x").rename(moved)
+    from localgrad.cli import main
+
+    assert main(["train", "--out", str(moved), "--resume", "--quiet", "--device", "cpu"]) == 0
+    assert not (tmp_path / "x").exists()
+    run(tmp_path / "whole")
+    assert weights(moved) == weights(tmp_path / "whole")
+
+
+def test_resume_of_another_configuration(tmp_path, capsys):
+    assert train(tmp_path / "x", "--quiet") == 0
+    before = snapshot(tmp_path / "x")
+    assert train(tmp_path / "x", "--quiet", "--resume", **{"optimizer.lr": 0.2, "seed": 4}) == 2
+    line = error_line(capsys)
+    assert "another configuration (optimizer.lr was 0.1, now 0.2, seed was 0, now 4)" in line
+    assert train(tmp_path / "x", "--quiet", "--resume", **{"network.shortcut": "pad"}) == 2
+    assert "network.shortcut was not set, now pad" in error_line(capsys)
+    assert snapshot(tmp_path / "x") == before
+
+
+# --- what goes wrong on the way
+
+
+def test_divergence_names_block_and_batch_and_keeps_the_checkpoint(tmp_path, monkeypatch):
+    good = loop.learning_rate
+    monkeypatch.setattr(
+        loop, "learning_rate", lambda *given: good(*given) if given[2] < 1 else 1e30
+    )
+    with pytest.raises(LocalgradError) as caught:
+        run(tmp_path / "x")
+    assert "loss of block 0 is not finite in epoch 2, batch 2" in str(caught.value)
+    assert "the checkpoint after epoch 1 is kept" in str(caught.value)
+    monkeypatch.setattr(loop, "learning_rate", good)
+    run(tmp_path / "x")
+    monkeypatch.undo()
+    run(tmp_path / "whole")
+    assert weights(tmp_path / "x") == weights(tmp_path / "whole")
+
+
+def test_weights_spoilt_by_the_last_step_are_not_saved(tmp_path, monkeypatch):
+    good = loop.learning_rate
+    monkeypatch.setattr(
+        loop, "learning_rate", lambda *given: math.inf if given[2] > 2.5 else good(*given)
+    )
+    with pytest.raises(LocalgradError, match=r"weights .* are not finite in epoch 3, batch 3"):
+        run(tmp_path / "x")
+    experiment = build(make_config())
+    optimizer = loop.build_optimizer(experiment.config.optimizer, experiment.learner)
+    path = tmp_path / "x" / "checkpoint" / "last.pt"
+    assert checkpoint.load(path, experiment.learner, optimizer).epoch == 2
+    assert not (tmp_path / "x" / "summary.json").exists()
+
+
+def test_losses_seen_late_name_the_right_batch(tmp_path, monkeypatch):
+    """On a GPU losses are looked at every 50 steps only."""
+    position = checkpoint.Position(batch=7, losses=[0.0, 0.0])
+    pending = [torch.ones(2), torch.tensor([1.0, math.nan]), torch.tensor([math.nan, 1.0])]
+    with pytest.raises(LocalgradError, match="loss of block 1 is not finite in epoch 1, batch 6"):
+        loop._settle(pending, position)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit on file sizes")
+def test_full_disk_leaves_the_old_checkpoint_whole(tmp_path, monkeypatch):
+    """A limit on the size of files makes real writes fail half-way."""
+    with pytest.raises(Interrupted):
+        run(tmp_path / "x", stop_after=3)
+    before = snapshot(tmp_path / "x")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(LocalgradError, match=r"cannot write .*last.pt"):
+            run(tmp_path / "x")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    after = snapshot(tmp_path / "x")
+    assert after["checkpoint/last.pt"] == before["checkpoint/last.pt"]
+    assert not [name for name in after if name.endswith(".part")]
+    run(tmp_path / "x")
+    run(tmp_path / "whole")
+    assert weights(tmp_path / "x") == weights(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("damage", ["cut", "text", "empty", "other"])
+def test_damaged_checkpoint(tmp_path, damage):
+    with pytest.raises(Interrupted):
+        run(tmp_path / "x", stop_after=4)
+    path = tmp_path / "x" / "checkpoint" / "last.pt"
+    whole = path.read_bytes()
+    if damage == "other":
+        torch.save({"position": {}, "learner": {}, "optimizer": {}}, path)
+    else:
+        path.write_bytes(
+            {"cut": whole[: len(whole) // 2], "text": b"hello\n", "empty": b""}[damage]
+        )
+    before = snapshot(tmp_path / "x")
+    with pytest.raises(LocalgradError, match=r"last.pt is damaged or of another network: .+"):
+        run(tmp_path / "x")
+    assert snapshot(tmp_path / "x") == before
+
+
+def test_missing_or_damaged_metrics(tmp_path):
+    with pytest.raises(Interrupted):
+        run(tmp_path / "x", stop_after=4)
+    (tmp_path / "x" / "metrics.jsonl").write_text("{")
+    with pytest.raises(LocalgradError, match=r"metrics.jsonl is damaged"):
+        run(tmp_path / "x")
+    (tmp_path / "x" / "metrics.jsonl").unlink()
+    with pytest.raises(LocalgradError, match="has 0 epochs, the checkpoint 1"):
+        run(tmp_path / "x")
+
+
+def test_too_little_room(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(
+        LocalgradError, match=r"0 MiB of disk are free, the run needs about \d+ MiB"
+    ):
+        run(tmp_path / "x")
+    assert not snapshot(tmp_path)
