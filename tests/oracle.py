@@ -37,7 +37,9 @@ def linked_parameters(learner: LocalLearner, k: int) -> list[nn.Parameter]:
     link = learner._stages[k + 1].block.link
     units = list(learner._stages[k].units)
     if link.length_unit == "unit":
-        return [p for unit in units[-link.length :] for p in unit.parameters()] if link.length else []
+        return (
+            [p for unit in units[-link.length :] for p in unit.parameters()] if link.length else []
+        )
     layers = []  # the layers of the block, last one first; each a list of parameters
     for unit in reversed(units):
         names = [[(n, p) for n, p in part.named_parameters()] for part in unit.parts]

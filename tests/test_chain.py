@@ -7,10 +7,11 @@ from collections import OrderedDict
 import pytest
 import torch
 from torch import Tensor, nn
-from zoo import CHAINS, batch, build
 
 from localgrad import Chain, LocalgradError
 from localgrad.networks import resnet20, resnet32, resnet110
+
+from zoo import CHAINS, batch, build
 
 
 def kinds(chain: Chain) -> list[list[str]]:

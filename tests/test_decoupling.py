@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from zoo import batch, build
 
 import localgrad
 from localgrad import Block, Chain, Decoupling, Link, LocalgradError, Part
 from localgrad import methods as M
 from localgrad.networks import resnet_cifar
+
+from zoo import batch, build
 
 RULES = [
     M.Backprop(checkpoint="unit"),

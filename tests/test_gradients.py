@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from zoo import CHAINS, batch, build
 
 import localgrad
 from localgrad import methods as M
+
 from oracle import oracle_gradients
+from zoo import CHAINS, batch, build
 
 IMAGE_RULES = [
     M.InfoPro(first=(1, 0.5), last=(0.5, 1)),

@@ -22,7 +22,7 @@ from localgrad.networks.residual_block import ResidualBlock
 def site(
     *shape: int, last: int = 64, classes: int = 10, image: tuple[int, ...] = (3, 32, 32)
 ) -> Site:
-    """Return a place for a head that gets ``shape``, in a network whose last unit is ``last`` wide."""
+    """Return a place for a head that gets ``shape``; the last unit is ``last`` wide."""
     chain = Chain.of(nn.Sequential(nn.Linear(1, 1), nn.ReLU(), nn.Linear(1, 1)))
     shapes = [torch.Size(shape), torch.Size((last, *shape[1:]))]
     return Site(chain, 0, shapes, classes, torch.Size(image))
@@ -91,6 +91,9 @@ def test_infopro_decoder_is_the_published_one() -> None:
     head = build(Part("infopro", options), site(16, 32, 32))
     # 3x3 convolutions with bias 16 -> 12 -> 3, batch norm between them
     assert count(head) == (16 * 12 * 9 + 12) + 2 * 12 + (12 * 3 * 9 + 3)
+    x = torch.randn(2, 16, 8, 8)
+    grown = nn.functional.interpolate(x, (32, 32), mode="bilinear", align_corners=True)
+    assert torch.equal(head(x).image, head.decoder.layers(grown))
 
 
 @pytest.mark.parametrize(
@@ -110,6 +113,11 @@ def test_conv_mlp_is_infopros(
     assert conv.bias is None
     assert count(head) == parameters
     assert build(Part("conv_mlp", {"features": 7}), site(*shape))[-1].in_features == 7
+
+
+def test_conv_mlp_grows_no_wider_than_the_last_unit() -> None:
+    assert build(Part("conv_mlp"), site(32, 8, 8, last=48))[0].out_channels == 48
+    assert build(Part("conv_mlp"), site(64, 8, 8, last=48))[0].out_channels == 64
 
 
 @pytest.mark.parametrize(
@@ -177,16 +185,16 @@ def test_predsim_pools_what_does_not_divide(shape: tuple[int, ...], values: int)
 def formula_depths(n: int, d: int, tau: float) -> list[int]:
     m = n - d
     depths = []
-    for l in range(m - 1):  # noqa: E741
-        r = tau * l / (m - 2) if m > 2 else 0.0
+    for u in range(m - 1):
+        r = tau * u / (m - 2) if m > 2 else 0.0
         depths.append(max(1, round(d * (1 - r) + r)))
     return depths
 
 
-def formula_picks(n: int, l: int, d: int) -> list[int]:  # noqa: E741
-    if d >= n - 1 - l:
-        return [j for j in range(n) if j > l]
-    return [round(l + (n - 1 - l) / d * i) for i in range(1, d + 1)]
+def formula_picks(n: int, u: int, d: int) -> list[int]:
+    if d >= n - 1 - u:
+        return [j for j in range(n) if j > u]
+    return [round(u + (n - 1 - u) / d * i) for i in range(1, d + 1)]
 
 
 def formula_strides(widths: list[int]) -> list[int]:
@@ -225,20 +233,20 @@ def test_auglocal_heads_follow_the_formula(
     assert decoupling.blocks[-1] == Block(n - depth - 1, n)
     # every picked place once: distinct heads are few, and building all would be slow
     built: set[tuple[tuple[int, ...], int]] = set()
-    for l, block in enumerate(decoupling.blocks[:-1]):
-        assert (block.start, block.stop) == (l, l + 1)
-        picks = formula_picks(n, l, depths[l])
+    for u, block in enumerate(decoupling.blocks[:-1]):
+        assert (block.start, block.stop) == (u, u + 1)
+        picks = formula_picks(n, u, depths[u])
         assert block.head == Part("auglocal", {"units": [chain.names[j] for j in picks]})
-        around = tuple(widths[j] for j in [l, *picks])
-        if (around, shapes[l][1]) in built:
+        around = tuple(widths[j] for j in [u, *picks])
+        if (around, shapes[u][1]) in built:
             continue
-        built.add((around, shapes[l][1]))
-        head = build(block.head, Site(chain, l, shapes, 10, torch.Size((3, 32, 32))))
+        built.add((around, shapes[u][1]))
+        head = build(block.head, Site(chain, u, shapes, 10, torch.Size((3, 32, 32))))
         copies = [m for m in head.children() if isinstance(m, ResidualBlock)]
         assert [c.out_channels for c in copies] == [widths[j] for j in picks]
-        assert [c.stride for c in copies] == formula_strides([widths[j] for j in [l, *picks]])
+        assert [c.stride for c in copies] == formula_strides([widths[j] for j in [u, *picks]])
         assert any(isinstance(m, nn.BatchNorm1d) for m in head.children()) == (len(picks) == 1)
-        assert head.eval()(torch.zeros(1, *shapes[l])).shape == (1, 10)
+        assert head.eval()(torch.zeros(1, *shapes[u])).shape == (1, 10)
 
 
 def auglocal_head(depth: int, unit: int) -> list[tuple[int, int, int]]:
@@ -267,6 +275,14 @@ def test_auglocal_against_values_from_the_released_code() -> None:
     assert M.AugLocal(5).depths(16) == [5, 5, 5, 4, 4, 4, 4, 3, 3, 3]
 
 
+def test_auglocal_carries_the_second_halving_to_the_next_copy() -> None:
+    chain = Chain.of(resnet32())
+    shapes, _ = chain.shapes(torch.zeros(2, 3, 32, 32))
+    place = Site(chain, 0, shapes, 10, torch.Size((3, 32, 32)))
+    head = build(Part("auglocal", {"units": ["3.0", "3.2", "3.4"]}), place)
+    assert [copy.stride for copy in head[:3]] == [2, 2, 1]
+
+
 @pytest.mark.parametrize(
     ("depth", "losses", "copies"), [(2, 53, 104), (3, 52, 127), (5, 50, 196), (9, 46, 315)]
 )
@@ -293,6 +309,21 @@ def test_auglocal_copies_have_weights_of_their_own() -> None:
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     copied = learner.heads[0][0].conv2.weight
     assert not any(p.shape == copied.shape and torch.equal(p, copied) for p in model.parameters())
+
+
+def test_copies_of_frozen_norms_learn() -> None:
+    layers = [nn.Linear(4, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 4), nn.LayerNorm(4)]
+    model = nn.Sequential(*layers, nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    model.requires_grad_(False)
+    x = torch.zeros(2, 4)
+    learner = localgrad.decouple(model, M.AugLocal(1), example_input=x)
+    copied = learner.heads[0]
+    assert [type(m).__name__ for m in copied[0]] == ["Linear", "ReLU"]
+    chain = learner.chain
+    shapes, _ = chain.shapes(x)
+    head = build(Part("auglocal", {"units": ["3"]}), Site(chain, 0, shapes, 2, torch.Size((4,))))
+    assert isinstance(head[0][1], nn.LayerNorm)
+    assert all(p.requires_grad for p in head.parameters())
 
 
 class Pool(nn.Module):
@@ -383,10 +414,12 @@ def test_heads_take_the_models_layout(rule: M.Method) -> None:
 def test_pooling_keeps_the_layout_of_the_gradient() -> None:
     head = build(Part("pool_linear"), site(6, 4, 4))
     for layout in (torch.channels_last, torch.contiguous_format):
-        x = torch.randn(2, 6, 4, 4).contiguous(memory_format=layout).requires_grad_()
+        seen: list[Tensor] = []
+        x = torch.randn(2, 6, 4, 4).contiguous(memory_format=layout).requires_grad_() * 1
+        x.register_hook(seen.append)  # a leaf's gradient would take the leaf's layout anyway
         head(x).sum().backward()
-        assert x.grad is not None
-        assert x.grad.is_contiguous(memory_format=layout)
+        assert seen[0].is_contiguous(memory_format=layout)
+        assert not seen[0].is_contiguous() or layout is torch.contiguous_format
 
 
 def test_pooling_is_the_mean() -> None:

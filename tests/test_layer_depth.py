@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
-from zoo import batch, build
 
 import localgrad
 from localgrad import Chain, Unit
 from localgrad import methods as M
 from localgrad.layer_depth import chain_depths, layer_counts, layer_depths
 from localgrad.networks.residual_block import ResidualBlock
+
+from zoo import batch, build
 
 
 def depths(module: nn.Module, x: Tensor) -> dict[str, int]:

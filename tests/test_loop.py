@@ -9,10 +9,11 @@ import sys
 
 import pytest
 import torch
-from command import SMALL, error_line, metrics, read, snapshot, train
 from safetensors.torch import load_file
 
+from command import SMALL, error_line, metrics, read, snapshot, train
 from localgrad import Decoupling, methods
+from localgrad.cli import main
 from localgrad.data import load
 from localgrad.errors import LocalgradError
 from localgrad.experiment import checkpoint, loop
@@ -35,9 +36,18 @@ KINDS = {
 }  # fmt: skip
 
 
+TINY = {
+    **{key: value for key, value in SMALL.items() if not key.startswith("network.")},
+    "network.name": "digit_nets:dropout",
+    "method.name": "greedy",
+    "epochs": 3,
+}
+RESNET = {"network.name": "resnet20", "network.width": 4, "method.name": "backlink"}
+
+
 def make_config(**changed):
     tree = {}
-    for key, value in {**SMALL, "epochs": 3, "method.name": "backlink", **changed}.items():
+    for key, value in {**TINY, **changed}.items():
         override(tree, key, value)
     return build_config(tree)
 
@@ -113,7 +123,7 @@ def test_decoupling_and_environment(finished):
 def test_model_is_the_plain_network_and_gives_the_test_accuracy(finished):
     network = resnet20(num_classes=10, in_channels=1, width=4)
     state = load_file(finished / "model.safetensors")
-    assert list(state) == sorted(network.state_dict())
+    assert set(state) == set(network.state_dict())
     network.load_state_dict(state)
     network.eval()
     data = load("digits", limit=96, test_limit=40)
@@ -147,16 +157,10 @@ def test_same_seed_same_bits(tmp_path):
 
 
 def test_measuring_changes_nothing(tmp_path, monkeypatch):
-    changed = {"network.name": "digit_nets:dropout", "network.width": None}
-    options = {key: value for key, value in {**SMALL, **changed}.items() if value is not None}
-    tree = {}
-    for key, value in options.items():
-        override(tree, key, value)
-    config = build_config(tree)
-    loop.train(build(config), RunFolder(tmp_path / "a"))
+    run(tmp_path / "a", epochs=1)
     cost = {"peak_activation_bytes": 1, "peak_memory_bytes": 1, "flops_per_image": 1}
     monkeypatch.setattr(loop, "measure_cost", lambda experiment: cost)
-    loop.train(build(config), RunFolder(tmp_path / "b"))
+    run(tmp_path / "b", epochs=1)
     assert weights(tmp_path / "a") == weights(tmp_path / "b")
 
 
@@ -187,40 +191,28 @@ def test_settings(tmp_path, changed):
 
 # --- stop and resume
 
-NETWORKS = {
-    "batch norm": {},
-    "dropout": {"network": "digit_nets:dropout", "method.name": "greedy"},
-    "adamw": {"optimizer.name": "adamw", "optimizer.lr": 1e-3},
-}
+IN_THE_MIDDLE = {"middle of an epoch": [4]}
+STOPS = {**IN_THE_MIDDLE, "end of an epoch": [3], "often": [1, 1, 3, 2]}
 
 
-@pytest.mark.parametrize("kind", NETWORKS)
-def test_resume_is_exact(tmp_path, kind):
-    changed = dict(NETWORKS[kind])
-    network = changed.pop("network", None)
-
-    def part(name, stop_after=None):
-        config = make_config(**changed)
-        if network:
-            config = config.model_copy(
-                update={"network": build_config({"network": network}).network}
-            )
-        left = [stop_after or math.inf]
-
-        def stop():
-            left[0] -= 1
-            return left[0] <= 0
-
-        torch.manual_seed(99)  # nothing may hang on what ran before
-        return loop.train(build(config), RunFolder(tmp_path / name), resume=True, stop=stop)
-
-    whole = part("whole")  # 3 epochs of 3 batches
-    for name, stops in (("middle", [4]), ("end of an epoch", [3]), ("often", [1, 1, 3, 2])):
+@pytest.mark.parametrize(
+    ("changed", "cases"),
+    [
+        ({}, STOPS),
+        (RESNET, IN_THE_MIDDLE),
+        ({"optimizer.name": "adamw", "optimizer.lr": 1e-3}, IN_THE_MIDDLE),
+    ],
+    ids=["dropout", "batch norm", "adamw"],
+)
+def test_resume_is_exact(tmp_path, changed, cases):
+    whole = run(tmp_path / "whole", **changed)  # 3 epochs of 3 batches
+    for name, stops in cases.items():
         for stop_after in stops:
+            torch.manual_seed(99)  # nothing may hang on what ran before
             with pytest.raises(Interrupted):
-                part(name, stop_after)
+                run(tmp_path / name, stop_after, **changed)
             assert not (tmp_path / name / "summary.json").exists()
-        resumed = part(name)
+        resumed = run(tmp_path / name, **changed)
         assert weights(tmp_path / name) == weights(tmp_path / "whole"), name
         assert metrics(tmp_path / name) == metrics(tmp_path / "whole"), name
         assert resumed["test_accuracy"] == whole["test_accuracy"]
@@ -247,8 +239,6 @@ def test_out_and_resume_alone_take_the_configuration_from_the_folder(tmp_path):
         run(tmp_path / "x", stop_after=2, resume=False)
     moved = tmp_path / "moved"
     (tmp_path / "x").rename(moved)
-    from localgrad.cli import main
-
     assert main(["train", "--out", str(moved), "--resume", "--quiet", "--device", "cpu"]) == 0
     assert not (tmp_path / "x").exists()
     run(tmp_path / "whole")
@@ -314,7 +304,7 @@ def test_full_disk_leaves_the_old_checkpoint_whole(tmp_path, monkeypatch):
         run(tmp_path / "x", stop_after=3)
     before = snapshot(tmp_path / "x")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8_000, hard))
     try:
         with pytest.raises(LocalgradError, match=r"cannot write .*last.pt"):
             run(tmp_path / "x")

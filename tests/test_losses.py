@@ -57,6 +57,7 @@ def slow_similarity(features: Tensor) -> Tensor:
 )
 def test_similarity_matrix(shape: tuple[int, ...]) -> None:
     x = randn(*shape)
+    x[-1] = -x[0]  # as far apart as rows of values can be
     torch.testing.assert_close(similarity_matrix(x), slow_similarity(x), rtol=1e-10, atol=1e-12)
 
 
@@ -173,7 +174,7 @@ def test_infopro_check() -> None:
 
 def test_infopro_refuses_images_that_are_not_normalised_as_it_was_told() -> None:
     x = torch.rand(4, 3, 8, 8) * 4 - 2
-    with pytest.raises(LocalgradError, match="InfoPro reconstructs images in 0..1"):
+    with pytest.raises(LocalgradError, match="InfoPro reconstructs images"):
         localgrad.decouple(resnet_cifar(14, width=4), M.InfoPro(), blocks=2, example_input=x)
     told = M.InfoPro(mean=(0.5,), std=(0.25,))
     localgrad.decouple(resnet_cifar(14, width=4), told, blocks=2, example_input=x)

@@ -8,15 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from test_gradients import RULES
 from torch import Tensor, nn
-from zoo import batch, build
 
 import localgrad
 from localgrad import measure_memory
 from localgrad import methods as M
 from localgrad.memory import Memory, _LiveStorages
 from localgrad.networks import resnet32, resnet110
+from test_gradients import RULES
+
+from zoo import batch, build
 
 KIB = 1024
 
@@ -37,7 +38,7 @@ OLD = kib(8)
 
 def one_after_the_other() -> None:
     for _ in range(3):
-        OLD * 2  # noqa: B018
+        OLD * 2
 
 
 def views() -> Any:
@@ -58,7 +59,7 @@ def freed_by_hand() -> None:
     del a
     c = torch.cat([b, b])
     del b
-    c * 2  # noqa: B018
+    c * 2
 
 
 def written_to_an_argument() -> None:
@@ -97,7 +98,7 @@ def test_the_same_storage_is_counted_once_whichever_way_it_comes() -> None:
         held = [a.view(4, -1), a.t(), nn.Parameter(a), a.data]
         b = held[0] + 1  # the same bytes again as an argument
         del a, held
-        b + 1  # noqa: B018
+        b + 1
 
     assert peak(fn) == 4 * KIB
 

@@ -59,9 +59,7 @@ class _Losses(TorchFunctionMode):
         self.target, self.only_announced = target, announced
         self.announced = self.called = 0
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is announce:
             loss, index = args
             self.announced += 1
@@ -112,7 +110,7 @@ def audit(
        0 # #
     """
     learner = model if isinstance(model, LocalLearner) else None
-    columns = units or _columns(model if learner is None else learner.chain)
+    columns = units or _columns(model)
     names = dict(model.named_parameters())
     if declared is None and learner is not None:
         declared = learner.reach()
@@ -159,14 +157,13 @@ def audit(
     )
 
 
-def _columns(model: nn.Module | Chain) -> dict[str, Sequence[nn.Parameter]]:
-    if not isinstance(model, Chain):
-        try:
-            model = Chain.of(model)
-        except LocalgradError:
-            children = {name: list(child.parameters()) for name, child in model.named_children()}
-            return {name: ps for name, ps in children.items() if ps}
-    return {unit.name: list(unit.parameters()) for unit in (*model.units, model.tail)}
+def _columns(model: nn.Module) -> dict[str, Sequence[nn.Parameter]]:
+    try:
+        chain = model.chain if isinstance(model, LocalLearner) else Chain.of(model)
+    except LocalgradError:
+        children = {name: list(child.parameters()) for name, child in model.named_children()}
+        return {name: ps for name, ps in children.items() if ps}
+    return {unit.name: list(unit.parameters()) for unit in (*chain.units, chain.tail)}
 
 
 @contextmanager

@@ -63,9 +63,9 @@ class Unit:
 
 @dataclass(frozen=True, eq=False)
 class Chain:
-    """A model cut into ``units``, then a ``tail`` (pool, classifier) that stays with the last block.
+    """A model cut into ``units``, then a ``tail`` (pool, classifier) that joins the last block.
 
-    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.Linear(8, 3))
     >>> chain = Chain.of(model)
     >>> [unit.name for unit in chain.units], chain.tail.name
     (['0', '2'], 'tail')
@@ -190,7 +190,8 @@ class Chain:
                     ) from error
                 if not isinstance(x, Tensor):
                     raise LocalgradError(
-                        f"unit {unit.name!r} returns a {type(x).__name__}: a unit must return one tensor"
+                        f"unit {unit.name!r} returns a {type(x).__name__}: "
+                        "a unit must return one tensor"
                     )
                 shapes.append(x.shape[1:])
         return shapes[:-1], shapes[-1]
@@ -282,4 +283,3 @@ def _sequential(model: nn.Sequential) -> Chain:
         label = next(name for name, part in group if _weighted(part))
         units.append(Unit(label, tuple(part for _, part in group)))
     return Chain(model, tuple(units), Unit("tail", tuple(tail)))
-

@@ -152,7 +152,9 @@ class Decoupling:
             if block.stop < block.start or (block.stop == block.start and not last):
                 found.append(f"block {k} is empty")
             if last and block.head is not None:
-                found.append(f"block {k} is the last: it ends in the network's tail, without a head")
+                found.append(
+                    f"block {k} is the last: it ends in the network's tail, without a head"
+                )
             if not last and block.head is None:
                 found.append(f"block {k} has no head")
             if k == 0 and (block.link or block.open):
@@ -187,13 +189,11 @@ class Decoupling:
             row = [self.blocks[first].start <= u < block.stop for u in range(len(self.units))]
             row.append(k == len(self.blocks) - 1)
             rows.append(row)
-        for k, block in enumerate(self.blocks):
+        for k, row in enumerate(rows):
             first = self.first_reached(k)
-            link = self.blocks[first].link
-            if link is None or link.length == 0:
-                continue
-            for u in self.linked_units(first - 1, layers):
-                rows[k][u] = True
+            if self.blocks[first].link is not None:
+                for u in self.linked_units(first - 1, layers):
+                    row[u] = True
         self._replace_local_reach(rows, layers)
         return rows
 
@@ -217,9 +217,9 @@ class Decoupling:
             if link is None or link.combine != "replace":
                 continue
             units = list(self.linked_units(k, layers))
-            if link.length_unit == "layer" and layers is not None and units:
-                if sum(layers[u] for u in units) > link.length:
-                    units = units[1:]  # some layers of the first one keep their local gradient
+            in_layers = link.length_unit == "layer" and layers is not None
+            if in_layers and layers is not None and sum(layers[u] for u in units) > link.length:
+                units = units[1:]  # some layers of the first one keep their local gradient
             for row in rows[self.first_reached(k) : k + 1]:
                 for u in units:
                     row[u] = False

@@ -113,7 +113,11 @@ def dgl(site: Site) -> nn.Module:
         layers += [nn.AdaptiveAvgPool2d((height, breadth)), nn.Flatten()]
         width *= height * breadth
     for _ in range(2):
-        layers += [nn.Linear(width, width, bias=False), nn.BatchNorm1d(width), nn.ReLU(inplace=True)]
+        layers += [
+            nn.Linear(width, width, bias=False),
+            nn.BatchNorm1d(width),
+            nn.ReLU(inplace=True),
+        ]
     return nn.Sequential(*layers, nn.Linear(width, site.classes))
 
 
@@ -212,7 +216,7 @@ def infopro(site: Site, decode: bool, classify: bool, mode: str, features: int =
 
 
 def auglocal(site: Site, units: list[str]) -> nn.Module:
-    """AugLocal's head: fresh copies of the later ``units``, pool, linear (BN before it if one copy).
+    """AugLocal's head: fresh copies of later ``units``, pool, linear (BN before it if one copy).
 
     A copy takes a stride of 2 where its width steps up against what comes in; where it steps up
     by more than a factor of 2, the next copy takes the next halving (released code).

@@ -15,7 +15,7 @@ class _Mean(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
-        batch, channels, height, width = ctx.shape
+        height, width = ctx.shape[2:]
         layout = torch.channels_last if ctx.channels_last else torch.contiguous_format
         grad = (grad / (height * width))[:, :, None, None].expand(ctx.shape)
         return grad.contiguous(memory_format=layout)

@@ -172,7 +172,7 @@ def decouple(
         LocalgradError: the model cannot be cut so, is decoupled already, or shares a parameter
             between blocks; no example input for heads; an unknown method, head or loss.
 
-    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.Linear(8, 3))
     >>> x, y = torch.randn(16, 4), torch.randint(3, (16,))
     >>> learner = decouple(model, "greedy", blocks=2, example_input=x)
     >>> optimizer = torch.optim.SGD(learner.parameters(), lr=0.1)
@@ -184,9 +184,7 @@ def decouple(
     chain = Chain.of(model) if not isinstance(model, LocalLearner) else model.chain
     owner = _decoupled.get(chain.model)
     if owner is not None and owner() is not None:
-        raise LocalgradError(
-            "this model is decoupled already: call release() on its learner first"
-        )
+        raise LocalgradError("this model is decoupled already: call release() on its learner first")
     if isinstance(method, Decoupling):
         decoupling = method
         if blocks is not None or cuts is not None:

@@ -72,7 +72,8 @@ class PredSimLoss:
         self.task, self.beta, self.classes = task, beta, classes
 
     def __call__(self, output: HeadOutput, target: Tensor, image: Tensor) -> Tensor:
-        assert output.features is not None and output.logits is not None
+        assert output.features is not None
+        assert output.logits is not None
         onehot = F.one_hot(target, self.classes).to(output.features.dtype)
         similar = F.mse_loss(similarity_matrix(output.features), similarity_matrix(onehot))
         return (1 - self.beta) * similar + self.beta * self.task(output.logits, target)
@@ -125,8 +126,8 @@ class InfoProLoss:
         low, high = float(pixels.min()), float(pixels.max())
         if self.reconstruct and (low < -0.01 or high > 1.01):
             raise LocalgradError(
-                f"InfoPro reconstructs images in 0..1, but they range from {low:.2f} to {high:.2f}: "
-                "give InfoPro the mean= and std= that they were normalised with"
+                f"InfoPro reconstructs images in 0..1, but they range from {low:.2f} to "
+                f"{high:.2f}: give InfoPro the mean= and std= that they were normalised with"
             )
 
     def _undo(self, image: Tensor) -> Tensor:

@@ -56,9 +56,7 @@ class _LiveStorages(TorchDispatchMode):
         self.bytes: list[int] = []
         self.log: list[int] = []  # number born, or ~number died
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         for tensor in _tensors((args, kwargs)):
             self._see(tensor, new=False)

@@ -27,7 +27,9 @@ def read(cls: type[T], data: Any, place: str) -> T:
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in data:
         if key not in fields:
-            raise LocalgradError(f"{place} has an unknown key {key!r}: known are {', '.join(fields)}")
+            raise LocalgradError(
+                f"{place} has an unknown key {key!r}: known are {', '.join(fields)}"
+            )
     kinds = get_type_hints(cls)
     values = {}
     for name, field in fields.items():
@@ -43,7 +45,7 @@ def _value(kind: Any, value: Any, place: str) -> Any:
     if value is None and NoneType in choices:
         return None
     kind = choices[0]
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return read(kind, value, place)
     if get_origin(kind) is tuple:
         if not isinstance(value, list | tuple):

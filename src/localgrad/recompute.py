@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 from torch import Tensor, nn
@@ -41,19 +40,26 @@ def _checkpointed(units: tuple[Unit, ...], x: Tensor) -> Tensor:
         x,
         None,
         use_reentrant=False,
-        context_fn=lambda: (nullcontext(), _statistics_frozen(norms)),
+        context_fn=lambda: (nullcontext(), _StatisticsFrozen(norms)),
     )
     return out
 
 
-@contextmanager
-def _statistics_frozen(norms: list[Any]) -> Iterator[None]:
-    """Let batch norms run in training mode a second time without counting the batch twice."""
-    kept = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
-    try:
-        yield
-    finally:
-        for norm, momentum, count in kept:
+class _StatisticsFrozen:
+    """Lets batch norms run in training mode again without counting the batch once more.
+
+    It may be entered again and again: a segment that waits for a link is recomputed for each of
+    its two backward passes.
+    """
+
+    def __init__(self, norms: list[Any]) -> None:
+        self.norms = norms
+
+    def __enter__(self) -> None:
+        self.kept = [(norm.momentum, norm.num_batches_tracked) for norm in self.norms]
+        for norm in self.norms:
+            norm.momentum, norm.num_batches_tracked = 0.0, None
+
+    def __exit__(self, *error: object) -> None:
+        for norm, (momentum, count) in zip(self.norms, self.kept, strict=True):
             norm.momentum, norm.num_batches_tracked = momentum, count

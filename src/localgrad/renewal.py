@@ -47,9 +47,7 @@ def like(unit: Unit, shape: Sequence[int], stride: int = 1) -> nn.Module:
     return renewed if weight is None else renewed.to(weight.device, weight.dtype)
 
 
-def _adapt(
-    part: nn.Module, shape: Sequence[int], stride: int, flat: bool, name: str
-) -> nn.Module:
+def _adapt(part: nn.Module, shape: Sequence[int], stride: int, flat: bool, name: str) -> nn.Module:
     if hasattr(part, "like"):
         made: nn.Module = part.like(shape[0], stride)  # type: ignore[operator]
         return made

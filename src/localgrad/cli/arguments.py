@@ -10,7 +10,7 @@ from typing import Any, get_args, get_origin
 
 from localgrad.cli.commands import COMMANDS, FLAGS
 from localgrad.errors import LocalgradError
-from localgrad.experiment.config import keys, override, read_options
+from localgrad.experiment.config import build_config, keys, override, read_options
 from localgrad.experiment.folder import FREE
 from localgrad.experiment.yaml_text import loads
 
@@ -32,18 +32,30 @@ class Arguments:
         The file is ``--config``; or, where a run is resumed with options that change no number,
         the configuration that its folder holds.
         """
-        file = self.flags.get("config") or self._kept()
+        kept = self._kept()
+        file = self.flags.get("config", kept)
         tree = {} if file is None else read_options(file)
+        if kept is not None:
+            _check_kept(tree, kept)
         for key, value in sorted(self.options, key=lambda option: not option[0].endswith(".name")):
             override(tree, key, value)
         return tree
 
     def _kept(self) -> Path | None:
         given = dict(self.options)
-        if not self.flags.get("resume") or given.get("out") is None or not set(given) <= set(FREE):
+        if "resume" not in self.flags or "config" in self.flags or given.get("out") is None:
+            return None
+        if not set(given) <= set(FREE):
             return None
         kept = Path(given["out"]) / "config.yaml"
         return kept if kept.exists() else None
+
+
+def _check_kept(tree: dict[str, Any], path: Path) -> None:
+    try:
+        build_config(tree)
+    except LocalgradError as error:
+        raise LocalgradError(f"{path}: {error}") from error
 
 
 def parse(words: list[str]) -> Arguments:

@@ -97,7 +97,8 @@ def train(
         folder.write_metrics(history)
         checkpoint.save(folder.checkpoint, learner, optimizer, position)
         watcher.epoch(history[-1], config.epochs)
-    summary = summarise(experiment, history, cost, about, timing)
+    costs = {**cost, "time_ratio": timing}
+    summary = summarise(experiment, history, position.seconds, costs, about)
     write_model(learner.backbone, folder / "model.safetensors")
     folder.write_json("summary.json", summary)
     return summary

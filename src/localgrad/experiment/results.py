@@ -50,23 +50,22 @@ def _add(a: Tensor | None, b: Tensor | None) -> Tensor | None:
 def summarise(
     experiment: Experiment,
     history: list[dict[str, Any]],
-    cost: dict[str, int],
+    seconds: float,
+    cost: dict[str, Any],
     about: dict[str, Any],
-    timing: float | None,
 ) -> dict[str, Any]:
     """Return what ``summary.json`` holds.
 
     Args:
         experiment: trained.
         history: the epochs' metrics.
-        cost: bytes and FLOPs of a step.
+        seconds: spent in training steps.
+        cost: bytes, FLOPs and time of a step.
         about: command, versions and machine that the run began with.
-        timing: time of a step against BP's, if it was measured.
     """
     config = experiment.config
     backbone = sum(p.numel() for p in experiment.learner.backbone.parameters())
     parameters = sum(p.numel() for p in experiment.learner.parameters())
-    seconds = sum(epoch["seconds"] for epoch in history)
     images = len(experiment.data.train)
     if config.data.drop_last:
         images -= images % config.batch_size
@@ -90,7 +89,6 @@ def summarise(
         "train_seconds": seconds,
         "images_per_second": images * config.epochs / seconds,
         **cost,
-        "time_ratio": timing,
         "block_accuracy": block_accuracy(experiment),
         **about,
     }

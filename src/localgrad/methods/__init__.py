@@ -67,8 +67,8 @@ def names() -> tuple[str, ...]:
 def get(name: str, **options: Any) -> Method:
     """Make a built-in method by name.
 
-    >>> get("backlink", length=2)
-    BackLink(length=2, length_unit='unit', combine='sum', weight=1.0, head='conv_mlp', keep_error=True)
+    >>> get("auglocal", depth=3)
+    AugLocal(depth=3, tau=0.5)
 
     Raises:
         LocalgradError: the name or an option is unknown (the near match is named), or an option's

@@ -9,103 +9,37 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from markupsafe import Markup
-from matplotlib.axes import Axes
-from matplotlib.markers import MarkerStyle
-from matplotlib.patches import PathPatch
-from matplotlib.ticker import MaxNLocator
-from matplotlib.transforms import Affine2D
 
 from localgrad.report.labels import place
-from localgrad.report.palette import Look, token
-from localgrad.report.records import Rule, Spread
+from localgrad.report.palette import token
+from localgrad.report.rules import Rule
+from localgrad.report.strokes import epochs, line, percent
 from localgrad.report.svg import inline, plot, sheet
 from localgrad.report.tables import mebibytes, ratio
 
 WIDTH, HEIGHT = 380, 280
-Points = Sequence[tuple[float, Spread]]
-
-
-def swatch(look: Look) -> Markup:
-    """A short piece of a rule's line with its marker, for tables and legends."""
-    figure = sheet(30, 12)
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.set_axis_off()
-    axes.set(xlim=(0, 30), ylim=(0, 12))
-    axes.plot([2, 28], [6, 6], color=look.colour, linewidth=2, dashes=look.dashes, clip_on=False)
-    shape = MarkerStyle(look.family.marker)
-    to_middle = Affine2D(shape.get_transform().get_matrix()).scale(8).translate(15, 6)
-    axes.add_patch(
-        PathPatch(
-            shape.get_path().transformed(to_middle),
-            facecolor=token("page") if look.hollow else look.colour,
-            edgecolor=look.colour,
-            linewidth=1.5,
-            clip_on=False,
-        )
-    )
-    return inline(figure, "swatch")
-
-
-def line(axes: Axes, points: Points, look: Look, every: int = 0) -> None:
-    """Mean as a line, one standard deviation around it as a band.
-
-    A marker stands on every ``every``-th point, and always on the last one.
-    """
-    if not points:
-        return
-    x = [at for at, _ in points]
-    mean = [value.mean for _, value in points]
-    marked = sorted({*(range(0, len(x), every) if every else ()), len(x) - 1})
-    if any(value.std for _, value in points):
-        low = [value.mean - (value.std or 0) for _, value in points]
-        high = [value.mean + (value.std or 0) for _, value in points]
-        axes.fill_between(x, low, high, color=look.colour, alpha=0.16, linewidth=0)
-    axes.plot(
-        x,
-        mean,
-        color=look.colour,
-        linewidth=1.8,
-        dashes=look.dashes,
-        marker=look.family.marker,
-        markersize=7.5 if look.hollow else 6,
-        markeredgewidth=1.4,
-        markerfacecolor=token("page") if look.hollow else look.colour,
-        markevery=marked,
-        clip_on=False,
-        zorder=3 if look.hollow else 3.1,
-    )
-
-
-def percent(points: Sequence[tuple[int, Spread]]) -> Points:
-    """The same points in percent."""
-    return [
-        (at, Spread(v.mean * 100, None if v.std is None else v.std * 100, v.n)) for at, v in points
-    ]
 
 
 def curves(found: Sequence[Rule], name: str = "curves") -> Markup:
     """Test accuracy over the epochs, a line per rule."""
     figure, axes = plot(WIDTH, HEIGHT)
-    lines = [(rule, percent(rule.curve(lambda entry: entry.test_accuracy))) for rule in found]
-    for rule, points in lines:
+    lines = [percent(rule.curve(lambda entry: entry.test_accuracy)) for rule in found]
+    for rule, points in zip(found, lines, strict=True):
         line(axes, points, rule.look)
     # The first epochs are low for every rule and would flatten what is to be compared.
-    settled = [v.mean for _, points in lines for _, v in points[len(points) // 8 :]]
+    settled = [value for points in lines for _, value in points[len(points) // 8 :]]
     if settled:
-        low, high = min(settled), max(v.mean + (v.std or 0) for _, points in lines for _, v in points)
+        low = min(value.mean for value in settled)
+        high = max(value.mean + (value.std or 0) for points in lines for _, value in points)
         axes.set_ylim(low - 0.08 * (high - low) - 0.2, high + 0.05 * (high - low) + 0.2)
     for drawn in axes.lines:
         drawn.set_clip_on(True)
     epochs(axes)
     axes.set_ylabel("Test accuracy, %")
-    text = f"One line for each of {len(found)} rules; bands are one standard deviation over seeds."
+    several = any(value.std is not None for points in lines for _, value in points)
+    bands = "; bands are one standard deviation over seeds" if several else ""
+    text = f"One line for each of {len(found)} rules{bands}."
     return inline(figure, name, "Test accuracy over epochs", text)
-
-
-def epochs(axes: Axes) -> None:
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, steps=[1, 2, 5, 10]))
-    axes.set_xlabel("Epoch")
-    axes.margins(x=0.02)
 
 
 def exits(found: Sequence[Rule], name: str = "exits") -> Markup | None:
@@ -115,12 +49,12 @@ def exits(found: Sequence[Rule], name: str = "exits") -> Markup | None:
         return None
     figure, axes = plot(WIDTH, HEIGHT)
     for rule, points in lines:
-        placed = [(_depth(rule, k), value) for k, value in percent(points)]
-        line(axes, placed, rule.look, every=1 if len(points) <= 20 else 6)
+        placed = [(_depth(rule, k), value) for k, value in points]
+        line(axes, percent(placed), rule.look, every=1 if len(points) <= 20 else 6)
     axes.set_xlim(0, 102)
     axes.set_xlabel("Depth of the exit, % of the network's units")
     axes.set_ylabel("Test accuracy, %")
-    text = "One line per rule; each point is the classifier of one block, the last is the network's."
+    text = "One line per rule; a point is the classifier of one block, the last is the network's."
     return inline(figure, name, "Accuracy of every block's exit", text)
 
 
@@ -158,7 +92,7 @@ def memory(found: Sequence[Rule], name: str = "memory") -> Markup | None:
             hatch="///" if kept else None,
         )
         relative = rule.ratio("activation_memory")
-        times = "" if relative is None else f"  ·  {ratio(relative)} × BP"
+        times = "" if relative is None else f"  ·  {ratio(relative)} \N{MULTIPLICATION SIGN} BP"
         axes.text(0, row - 0.18, shortened(rule.label, 30), va="center", weight="bold")
         axes.text(longest, row - 0.18, mebibytes(size) + " MiB" + times, va="center", ha="right")
     text = "; ".join(f"{rule.label} {mebibytes(size)} MiB" for rule, size in known)
@@ -189,6 +123,8 @@ def tradeoff(found: Sequence[Rule], name: str = "tradeoff") -> Markup | None:
         axes.plot(
             x,
             100 * y.mean,
+            color=look.colour,
+            linestyle="none",
             marker=look.family.marker,
             markersize=8,
             markerfacecolor=token("page") if look.hollow else look.colour,

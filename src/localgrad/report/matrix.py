@@ -18,14 +18,17 @@ _FEW = 20
 
 
 def matrix(reach: Reach, look: Look, label: str, name: str) -> Markup:
-    """One rule's reach: filled = declared and measured, open = declared only, cross = undeclared."""
+    """One rule's reach: filled where it is as declared, open where no gradient came, crossed or
+    solid in the violation's colour where a gradient was not declared.
+    """
     rows, columns = len(reach.losses), len(reach.units)
-    letters = max((len(text) for text in _ticks(reach.losses)), default=1)
+    losses, noun = _names(reach.losses)
+    letters = max((len(text) for text in _ticks(losses)), default=1) + (2 if noun else 0)
     left = 14 + 6.2 * min(letters, 10)
     top = 12 + (6.4 * min(max(len(u) for u in _ticks(reach.units)), 10) if columns else 0)
     cell = (_WIDTH - left - 4) / max(columns, 1)
-    # A network cut into two blocks must not give cells as large as a thumb.
-    tall = min(cell, 24)
+    # Two blocks must not give cells as large as a thumb, nor a single loss a mere hairline.
+    tall = max(min(cell, 24), 12 if rows <= 4 else 0)
     height = top + tall * rows + 18
     figure = sheet(_WIDTH, height)
     axes = figure.add_axes(
@@ -37,13 +40,16 @@ def matrix(reach: Reach, look: Look, label: str, name: str) -> Markup:
     axes.tick_params(length=0, pad=2, labelsize=10)
     axes.xaxis.tick_top()
     axes.set_xticks(*_positions(reach.units), rotation=90)
-    axes.set_yticks(*_positions(reach.losses))
+    axes.set_yticks(*_positions(losses))
+    axes.set_ylabel(noun, fontsize=10, labelpad=3)
     axes.set_xlabel("units, input to output →", labelpad=4, fontsize=10)
     axes.xaxis.set_label_position("bottom")
     cells = list(reach.cells())
-    gap = min(0.9, 0.12 * tall) / tall
+    gap = min(0.9, 0.07 * cell) / tall
     filled = [_box(r, c, gap, cell / tall) for r, c, state in cells if state == "agree"]
-    hollow = [_box(r, c, 1.6 * gap, cell / tall) for r, c, state in cells if state == "missing"]
+    hollow = [
+        _box(r, c, 0.6 / tall + gap, cell / tall) for r, c, state in cells if state == "missing"
+    ]
     wrong = [(r, c) for r, c, state in cells if state == "violation"]
     axes.add_collection(_lattice(rows, columns))
     style = {"clip_on": False, "linewidth": 0}
@@ -53,29 +59,42 @@ def matrix(reach: Reach, look: Look, label: str, name: str) -> Markup:
         edge = {"facecolor": "none", "edgecolor": look.colour, "linewidth": 1.2, "clip_on": False}
         axes.add_patch(PathPatch(_joined(hollow), **edge))
     if wrong:
-        boxes = [_box(r, c, -0.5 * gap, cell / tall) for r, c in wrong]
+        small = cell < 8
+        boxes = [_box(r, c, -0.12 if small else 0.0, cell / tall) for r, c in wrong]
         axes.add_patch(PathPatch(_joined(boxes), facecolor=token("violation"), zorder=4, **style))
+        # A cross would hide a cell of a few pixels: those are solid and larger than the others.
         cross = [
             stroke
-            for r, c in wrong
+            for r, c in ([] if small else wrong)
             for stroke in (
                 [(c + 0.25, r + 0.25), (c + 0.75, r + 0.75)],
                 [(c + 0.25, r + 0.75), (c + 0.75, r + 0.25)],
             )
         ]
-        width = max(1.0, min(2.2, tall / 8))
+        width = max(0.8, min(2.2, tall / 8))
         axes.add_collection(
             LineCollection(cross, colors=token("page"), linewidths=width, zorder=5, clip_on=False)
         )
+    agree, missing = reach.count("agree"), reach.count("missing")
     text = (
-        f"{rows} losses by {columns} units: {reach.count('agree')} cells agree, "
-        f"{reach.count('violation')} violations, {reach.count('missing')} declared without gradient."
+        f"{rows} losses by {columns} units: {agree} cells agree, {len(wrong)} violations, "
+        f"{missing} declared without a gradient."
     )
     return inline(figure, name, f"Reach of {label}", text)
 
 
 def _ticks(names: Sequence[str]) -> list[str]:
     return [name if len(name) <= 10 else name[:9] + "…" for name in names]
+
+
+def _names(names: Sequence[str]) -> tuple[Sequence[str], str]:
+    """The names beside the rows, and the word that many of them share ("loss 12"), set apart."""
+    if names and all(name.isdigit() for name in names):
+        return names, "loss"
+    word = names[0].partition(" ")[0] + " " if names else ""
+    if len(names) <= _FEW or not all(name.startswith(word) for name in names):
+        return names, ""
+    return [name.removeprefix(word) for name in names], word.strip()
 
 
 def _positions(names: Sequence[str]) -> tuple[list[float], list[str]]:
@@ -98,6 +117,8 @@ def _joined(boxes: Sequence[list[tuple[float, float]]]) -> Path:
 
 
 def _lattice(rows: int, columns: int) -> LineCollection:
-    lines = [[(0, row), (columns, row)] for row in range(rows + 1)]
-    lines += [[(column, 0), (column, rows)] for column in range(columns + 1)]
+    """Every border of few cells; every fifth of many, which a full lattice would turn grey."""
+    across, down = 5 if rows > _FEW else 1, 5 if columns > _FEW else 1
+    lines = [[(0, row), (columns, row)] for row in [*range(0, rows, across), rows]]
+    lines += [[(column, 0), (column, rows)] for column in [*range(0, columns, down), columns]]
     return LineCollection(lines, colors=token("line"), linewidths=0.6, clip_on=False)

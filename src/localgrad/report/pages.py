@@ -6,15 +6,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from localgrad.errors import LocalgradError
+from localgrad.report import words
 from localgrad.report.fields import mapping
-from localgrad.report.records import Rule, Run, read_run, read_runs, rules
-from localgrad.report.tables import NOTHING, amount, columns, mebibytes
+from localgrad.report.records import read_run, read_runs
+from localgrad.report.rules import Rule, rules
+from localgrad.report.tables import NOTHING, amount, columns
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-_SHOWN = 6
+# The number of units from which a matrix needs more room.
+_MANY = 30
 
 
 def write_compare(
@@ -31,19 +33,22 @@ def write_compare(
 
     Raises:
         LocalgradError: there are no results, or a key is missing; nothing is written.
+        ModuleNotFoundError: matplotlib or Jinja2 is not installed.
     """
     runs = read_runs(results)
     found = rules(runs)
-    figures, svg = _drawing_modules()
+    # Imported late: the command line must start without matplotlib.
+    from localgrad.report import figures, strokes, svg
+
     with svg.drawing():
         page = _render(
             "compare.html.j2",
             title=title,
-            lead=_lead(found),
+            lead=words.lead(found),
             command=command,
             columns=columns(found),
-            rules=[(rule, figures.swatch(rule.look)) for rule in found],
-            legend=_legend(found, figures),
+            rules=[(rule, strokes.swatch(rule.look)) for rule in found],
+            legend=_legend(found),
             relative=any(rule.ratio("activation_memory") for rule in found),
             curves=figures.curves(found) if any(run.curve for run in runs) else None,
             exits=figures.exits(found),
@@ -51,8 +56,9 @@ def write_compare(
             tradeoff=figures.tradeoff(found),
             seeds=max(len(rule.runs) for rule in found),
             reach=[_reach(rule, f"reach-{i}") for i, rule in enumerate(found)],
-            trained=found,
-            environments=_environments(found),
+            wide=max((len(rule.reach.units) for rule in found if rule.reach), default=0) > _MANY,
+            typed_too=words.commands(found, command),
+            environments=words.environments(found),
         )
     Path(path).write_text(page, encoding="utf-8")
 
@@ -76,8 +82,7 @@ def write_run(
     """
     run = read_run(mapping(summary, "summary"), "summary", ratios={}, curve=curve, reach=reach)
     (rule,) = rules([run])
-    figures, svg = _drawing_modules()
-    from localgrad.report import run_figures
+    from localgrad.report import figures, run_figures, svg
 
     with svg.drawing():
         page = _render(
@@ -85,32 +90,19 @@ def write_run(
             title=f"{run.label}: {run.network} on {run.data}",
             rule=rule,
             run=run,
-            facts=_facts(rule),
+            facts=words.facts(rule),
             curves=figures.curves([rule]) if run.curve else None,
             loss=run_figures.training_loss(rule),
             losses=run_figures.block_losses(rule),
             exits=figures.exits([rule]),
-            blocks=_blocks(run),
+            blocks=words.blocks(run),
             reach=[_reach(rule, "reach-0")],
-            trained=[rule],
-            environments=_environments([rule]),
+            wide=True,
+            command=run.command,
+            typed_too=[],
+            environments=words.environments([rule]),
         )
     Path(path).write_text(page, encoding="utf-8")
-
-
-def _drawing_modules():  # type: ignore[no-untyped-def]
-    """Imported late: the command line must start without matplotlib."""
-    try:
-        import jinja2  # noqa: F401
-
-        from localgrad.report import figures, svg
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.startswith("localgrad"):
-            raise
-        raise LocalgradError(
-            f"an HTML report needs {error.name}: pip install 'localgrad[report]'"
-        ) from error
-    return figures, svg
 
 
 def _render(template: str, **values: object) -> str:
@@ -131,33 +123,13 @@ def _render(template: str, **values: object) -> str:
     return page.rstrip("\n") + "\n"
 
 
-def _plural(count: int, noun: str, many: str = "") -> str:
-    return f"{count:,} {noun if count == 1 else many or noun + 's'}"
-
-
-def _lead(found: Sequence[Rule]) -> str:
-    """The one sentence under the title."""
-
-    def either(values: Sequence[str], many: str) -> str:
-        different = sorted(set(values))
-        return different[0] if len(different) == 1 else f"{len(different)} {many}"
-
-    runs = [run for rule in found for run in rule.runs]
-    trained = either([_plural(run.epochs, "epoch") for run in runs], "lengths of training")
-    seeds = either([_plural(len(rule.runs), "seed") for rule in found], "numbers of seeds")
-    verb = "rule trains" if len(found) == 1 else "rules train"
-    return (
-        f"{len(found)} {verb} {either([run.network for run in runs], 'networks')} on "
-        f"{either([run.data for run in runs], 'data sets')} for {trained}, {seeds} each: "
-        "how accurate each becomes, what it costs, and which units its losses train."
-    )
-
-
-def _legend(found: Sequence[Rule], figures) -> list[tuple[str, Markup, str]]:  # type: ignore[no-untyped-def]
+def _legend(found: Sequence[Rule]) -> list[tuple[str, Markup, str]]:
     """(label, swatch, accuracy), the most accurate first, as the lines end in the figure."""
+    from localgrad.report import strokes
+
     ends = [(rule, rule.number("test_accuracy")) for rule in found]
     ends.sort(key=lambda pair: -pair[1].mean if pair[1] else 0.0)
-    return [(rule.label, figures.swatch(rule.look), amount(end, 100, 1)) for rule, end in ends]
+    return [(rule.label, strokes.swatch(rule.look), amount(end, 100, 1)) for rule, end in ends]
 
 
 def _reach(rule: Rule, name: str) -> Mapping[str, object]:
@@ -165,63 +137,6 @@ def _reach(rule: Rule, name: str) -> Mapping[str, object]:
 
     reach = rule.reach
     if reach is None:
-        return {"label": rule.label, "figure": None, "wrong": [], "missing": 0, "declared": False}
-    lines = reach.sentences("violation")
-    more = len(lines) - _SHOWN
-    return {
-        "label": rule.label,
-        "figure": matrix(reach, rule.look, rule.label, name),
-        "size": f"{_plural(len(reach.losses), 'loss', 'losses')}, "
-        f"{_plural(len(reach.units), 'unit')}",
-        "wrong": lines[:_SHOWN] + ([f"and {_plural(more, 'more loss', 'more losses')}"] if more > 0 else []),
-        "violations": _plural(reach.count("violation"), "violation"),
-        "missing": reach.count("missing"),
-        "declared": reach.declared is not None,
-    }
-
-
-def _facts(rule: Rule) -> list[tuple[str, str]]:
-    """(name, value) of the numbers at the head of a run's page."""
-    flops = rule.number("flops_per_image")
-    return [
-        ("Test accuracy, last epoch", amount(rule.number("test_accuracy"), 100) + " %"),
-        ("Best epoch", amount(rule.number("best_test_accuracy"), 100) + " %"),
-        ("Peak activations", mebibytes(rule.number("peak_activation_bytes")) + " MiB"),
-        ("Peak memory", mebibytes(rule.number("peak_memory_bytes")) + " MiB"),
-        ("Speed", amount(rule.number("images_per_second"), 1, 0) + " images/s"),
-        ("Training time", amount(rule.number("train_seconds"), 1 / 60, 1) + " min"),
-        ("FLOPs per image", amount(flops, 1e-6, 1) + " M"),
-        ("Parameters with heads", amount(rule.number("parameters"), 1, 0)),
-        ("Losses", str(rule.blocks)),
-    ]
-
-
-def _blocks(run: Run) -> list[tuple[str, str, str]]:
-    """(name, last loss, accuracy in percent) of every block."""
-    last = run.curve[-1].losses if run.curve else ()
-    named = run.reach.losses if run.reach and len(run.reach.losses) == run.blocks else None
-    return [
-        (
-            named[k] if named else f"loss {k}",
-            _cell(last[k] if k < len(last) else None, "{:.4f}", 1),
-            _cell(run.block_accuracy[k] if k < len(run.block_accuracy) else None, "{:.2f}", 100),
-        )
-        for k in range(run.blocks)
-    ]
-
-
-def _cell(value: float | None, form: str, scale: float) -> str:
-    return NOTHING if value is None else form.format(value * scale)
-
-
-def _environments(found: Sequence[Rule]) -> list[Mapping[str, object]]:
-    """The different sets of versions, each with the runs that had it."""
-    groups: dict[tuple[object, ...], list[str]] = {}
-    for rule in found:
-        for run in rule.runs:
-            name = f"{rule.label}, seed {run.seed}"
-            groups.setdefault((run.commit, run.versions), []).append(name)
-    return [
-        {"commit": commit, "versions": versions, "runs": names if len(groups) > 1 else []}
-        for (commit, versions), names in groups.items()
-    ]
+        return {"label": rule.label, "figure": None, "wrong": []}
+    drawn = matrix(reach, rule.look, rule.label, name)
+    return {"label": rule.label, "figure": drawn, **words.verdict(reach)}

@@ -1,7 +1,7 @@
 """One fixed colour and marker per family of rules, in a light and a dark theme.
 
 The colours were chosen so that any two stay apart in normal vision and under simulated
-deuteranopia and protanopia (OKLab distance of at least 0.08), and so that all have a contrast of
+deuteranopia and protanopia (OKLab distance of at least 0.07), and so that all have a contrast of
 3:1 with the page. Marker and dashes repeat what the colour says.
 """
 
@@ -26,15 +26,15 @@ class Family:
 FAMILIES = (
     Family("checkpoint", "#8b939e", "#939ba7", "s", ("checkpoint",)),
     Family("bwbpf", "#046257", "#68d6a3", "D", ("bwbpf",)),
-    Family("backlink", "#0b60ea", "#5b8cff", "o", ("backlink",)),
+    Family("backlink", "#0b60ea", "#3e75f8", "o", ("backlink",)),
     Family("auglocal", "#d27a00", "#f39030", "^", ("auglocal",)),
     Family("dgl", "#1f1b8f", "#c096fc", "v", ("dgl",)),
-    Family("greedy", "#ae389d", "#dd4f9c", "P", ("greedy",)),
+    Family("greedy", "#ae389d", "#c23881", "P", ("greedy",)),
     Family("predsim", "#996109", "#faf665", "p", ("predsim",)),
     Family("infopro", "#1f95e0", "#89d0ea", "h", ("infopro",)),
-    Family("deep", "#883210", "#c06a12", ">", ("deepsupervision",)),
+    Family("deep", "#883210", "#aa5905", ">", ("deepsupervision",)),
     Family("bp", "#2f353d", "#e6e8ec", "s", ("backprop", "bp")),
-    Family("other", "#6b5e8a", "#a99fc4", "<", ()),
+    Family("other", "#6611bb", "#8866bb", "<", ()),
 )
 INKS = {
     "ink": ("#1b1f24", "#e8eaed"),
@@ -42,7 +42,7 @@ INKS = {
     "line": ("#dcdfe3", "#32373e"),
     "page": ("#fffefb", "#15171a"),
     "panel": ("#f5f4ef", "#1d2024"),
-    "violation": ("#d0001c", "#ff5a57"),
+    "violation": ("#bb0055", "#ff4466"),
 }
 DASHES: tuple[tuple[float, ...], ...] = ((), (5, 2), (1.5, 1.5), (7, 2, 1.5, 2))
 

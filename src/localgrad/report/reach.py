@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from localgrad.errors import LocalgradError
-from localgrad.report.fields import get, sequence
+from localgrad.report.fields import get, mapping, sequence
 
 Rows = tuple[tuple[bool, ...], ...]
 
@@ -19,6 +19,11 @@ class Reach:
     units: tuple[str, ...]
     measured: Rows
     declared: Rows | None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The losses' names for use in a sentence: a bare number is "loss 3"."""
+        return tuple(f"loss {name}" if name.isdigit() else name for name in self.losses)
 
     def cells(self) -> Iterator[tuple[int, int, str]]:
         """(loss, unit, state) of the cells that are not empty.
@@ -48,7 +53,7 @@ class Reach:
             if which == state:
                 found.setdefault(row, []).append(self.units[column])
         verb = "trains" if state == "violation" else "leaves out"
-        return [f"{self.losses[row]} {verb} {', '.join(names)}" for row, names in found.items()]
+        return [f"{self.names[row]} {verb} {', '.join(names)}" for row, names in found.items()]
 
 
 def merge(found: Sequence[Reach]) -> Reach | None:
@@ -64,8 +69,9 @@ def merge(found: Sequence[Reach]) -> Reach | None:
     return Reach(first.losses, first.units, measured, first.declared)
 
 
-def read_reach(data: Mapping[str, object], where: str) -> Reach:
+def read_reach(value: object, where: str) -> Reach:
     """Check a reach given as plain data: one row per loss, one column per unit."""
+    data = mapping(value, where)
     losses = tuple(str(name) for name in sequence(get(data, "losses", where), f"{where}: losses"))
     units = tuple(str(name) for name in sequence(get(data, "units", where), f"{where}: units"))
     declared = get(data, "declared", where)

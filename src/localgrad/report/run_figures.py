@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
-from localgrad.report.figures import HEIGHT, WIDTH, epochs, line
+from localgrad.report.figures import HEIGHT, WIDTH
 from localgrad.report.palette import token
-from localgrad.report.records import Rule
+from localgrad.report.rules import Rule
+from localgrad.report.strokes import epochs, line
 from localgrad.report.svg import inline, plot
 
 
@@ -30,9 +31,7 @@ def block_losses(rule: Rule, name: str = "losses") -> Markup | None:
         return None
     figure, axes = plot(WIDTH, HEIGHT)
     for block in range(count):
-        known = [
-            (entry.epoch, entry.losses[block]) for entry in curve if block < len(entry.losses)
-        ]
+        known = [(entry.epoch, entry.losses[block]) for entry in curve if block < len(entry.losses)]
         depth = block / (count - 1)
         axes.plot(
             [epoch for epoch, _ in known],

@@ -11,6 +11,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 from xml.etree import ElementTree
 
 import matplotlib
@@ -20,11 +21,12 @@ from matplotlib.figure import Figure
 
 from localgrad.report.palette import STAND_INS, token
 
-_STYLE = {
+_STYLE: dict[Any, object] = {
     "axes.axisbelow": True,
     "axes.edgecolor": token("line"),
     "axes.facecolor": "none",
     "axes.labelcolor": token("muted"),
+    "axes.labelpad": 6,
     "axes.labelsize": 11,
     "axes.spines.left": False,
     "axes.spines.right": False,
@@ -53,6 +55,7 @@ _REFERENCE = re.compile(r"#([A-Za-z][\w.-]*)")
 _COLOUR = re.compile("|".join(STAND_INS))
 _LONG = re.compile(r"-?\d+\.\d{3,}")
 # What the page's own style sheet says for every figure.
+_FAMILY = re.compile(r"(font: [^;']*)'[^;]*")  # as matplotlib wrote it before 3.11
 _DEFAULTS = re.compile(r"font-family: [^;]*(; )?|font-size: 11px(; )?")
 
 
@@ -142,7 +145,7 @@ def _own_ids(root: ElementTree.Element, name: str) -> None:
 def _page_style(key: str, value: str) -> str:
     value = _COLOUR.sub(lambda m: f"var(--{STAND_INS[m[0]]})", value)
     if key == "style":
-        value = _DEFAULTS.sub("", value)
+        value = _DEFAULTS.sub("", _FAMILY.sub(r"\1var(--sans)", value))
     if "scale" not in value and key not in ("id", "href"):
         value = _LONG.sub(lambda m: f"{float(m[0]):.2f}".rstrip("0").rstrip("."), value)
     return " ".join(value.split())

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from localgrad.report.records import Rule, Spread, read_runs, rules
+from localgrad.report.records import read_runs
+from localgrad.report.rules import Rule, Spread, rules
 
 MIB = 2**20
-NOTHING = "–"
+NOTHING = "\N{EN DASH}"
 
 
 @dataclass(frozen=True)
