@@ -196,6 +196,24 @@ class Chain:
                 shapes.append(x.shape[1:])
         return shapes[:-1], shapes[-1]
 
+    @torch.no_grad()
+    def check(self, example_input: Tensor) -> None:
+        """Run the chain and the model on at most two rows, in eval mode.
+
+        Raises:
+            LocalgradError: the units in their order do not give what the model gives.
+        """
+        x = self.sample(example_input)
+        with evaluation(self.model.modules()):
+            ours, theirs = self(x), self.model(x)
+        if not isinstance(theirs, Tensor) or not torch.allclose(
+            ours, theirs, rtol=0, atol=0, equal_nan=True
+        ):
+            raise LocalgradError(
+                f"the units of {type(self.model).__name__}, run in their order, do not give what "
+                "the model gives: chain_units() and chain_tail() must be all of its forward"
+            )
+
     def sample(self, example_input: Tensor) -> Tensor:
         """Return a copy of at most two rows, on the model's device and in its precision."""
         x = example_input[:2].to(_device(self.model), copy=True)

@@ -243,7 +243,7 @@ class Decoupling:
             "  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
             for row in rows
         ]
-        title = f"{self.method}: {len(self.units)} units, {len(self.blocks)} losses"
+        title = f"{self.method}: {len(self.units)} units, {_count(len(self.blocks), 'loss')}"
         return "\n".join([title, *lines])
 
     def to_dict(self) -> dict[str, Any]:
@@ -290,6 +290,10 @@ class Decoupling:
         if not isinstance(data, dict):
             raise LocalgradError(f"{path} is not a decoupling file: expected an object")
         return cls.from_dict(data)
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}es"
 
 
 def _span(names: list[str]) -> str:

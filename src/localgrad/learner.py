@@ -114,13 +114,16 @@ class LocalLearner(nn.Module):
         """Return every loss's class scores, ``(batch, classes)``: each head as an early exit.
 
         None stands for a head without a classifier. The last entry is the network's own output.
-        Call ``learner.eval()`` before: ``learner.backbone.eval()`` leaves the heads as they are.
+        The heads run in the backbone's mode.
         """
+        mode = self.heads.training
+        self.heads.train(self.backbone.training)
         scores = []
         for stage in self._stages:
             for unit in stage.units:
                 x = unit(x)
             scores.append(logits_of(stage.head(x)))
+        self.heads.train(mode)
         return scores
 
     def reach(self) -> list[list[bool]]:
@@ -223,6 +226,7 @@ def _assemble(
     classes = 0
     if example is not None:
         shapes, out = chain.shapes(example)
+        chain.check(example)
         if needs_shape and len(out) != 1:
             raise LocalgradError(
                 f"the network returns {tuple(out)} per input: expected (classes,) scores"

@@ -62,10 +62,10 @@ class AugLocal:
     def __call__(self, chain: Chain, cuts: tuple[int, ...] | None) -> Decoupling:
         """Return isolated blocks, by default one a unit, with the last d+1 joined."""
         ends = every_unit(chain, cuts)
-        if self.depth >= len(ends) and len(ends) > 1:
+        if 1 < len(ends) < self.depth + 2:  # one block is BP, and asked for as such
             raise LocalgradError(
-                f"AugLocal depth={self.depth} needs more than {len(ends)} blocks: give a depth of "
-                f"at most {len(ends) - 1}"
+                f"AugLocal depth={self.depth} joins the last {self.depth + 1} blocks and so needs "
+                f"at least {self.depth + 2}, not {len(ends)}: give more blocks or a smaller depth"
             )
         depths = self.depths(len(ends))
         joined = (*ends[: len(depths)], len(chain))
