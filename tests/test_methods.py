@@ -152,7 +152,9 @@ def test_auglocal_joins_the_last_blocks() -> None:
     picked = M.AugLocal(1)(chain(), (2, 3, 5)).blocks[0].head
     assert picked == Part("auglocal", {"units": ["8"]})
     assert len(M.AugLocal(3)(chain(), (5,))) == 1  # one block is back-propagation
-    with pytest.raises(LocalgradError, match="joins the last 4 blocks and so needs at least 5, not 4"):
+    with pytest.raises(
+        LocalgradError, match="joins the last 4 blocks and so needs at least 5, not 4"
+    ):
         M.AugLocal(3)(chain(), (1, 2, 3, 5))
 
 
