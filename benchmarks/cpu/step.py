@@ -59,7 +59,8 @@ class Case:
 
     def __init__(self, network: str, rule: M.Method, batch: int, device: str) -> None:
         torch.manual_seed(0)
-        model = networks.get(network).to(device).to(memory_format=torch.channels_last)
+        model = networks.get(network).to(device)
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.x = torch.rand(batch, 3, 32, 32, device=device).to(memory_format=torch.channels_last)
         self.y = torch.randint(10, (batch,), device=device)
         self.learner = localgrad.decouple(
@@ -106,7 +107,7 @@ def measure(network: str, batch: int, repeats: int, device: str) -> list[dict[st
             took = seconds(case.step, device)
             if turn:
                 found.append(took)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for case, found in zip(cases, times, strict=True):
         case.optimizer.zero_grad()
         memory = localgrad.measure_memory(case.gradients, case.learner)

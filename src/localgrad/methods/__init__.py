@@ -44,7 +44,10 @@ __all__ = [
 class Method(Protocol):
     """What a local-learning rule is."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What the rule is called; a class variable does."""
+        ...
 
     def __call__(self, chain: Chain, cuts: tuple[int, ...] | None) -> Decoupling:
         """Return the blocks, heads, losses and reach of this rule on ``chain``."""
