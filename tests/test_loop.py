@@ -166,7 +166,7 @@ def test_measuring_changes_nothing(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", methods.names())
 def test_every_rule(tmp_path, name):
-    assert train(tmp_path / "x", "--quiet", **{"method.name": name, "blocks": 3}) == 0
+    assert train(tmp_path / "x", "--quiet", **{"method.name": name, "blocks": 4}) == 0
     summary = read(tmp_path / "x" / "summary.json")
     assert summary["method"] == name
     assert len(summary["block_accuracy"]) == summary["blocks"]
