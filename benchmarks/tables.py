@@ -99,7 +99,7 @@ def step_table(network: str) -> str:
     versions = about["versions"]
     return (
         f"{table}\n\nOne training step of {network}, batch {about['batch']}, channels-last, fp32; "
-        f"time: median of {about['n']} interleaved rounds; {about['hardware']}, torch "
+        f"time: median of {about['n']} steps taken in turn with BP's; {about['hardware']}, torch "
         f"{versions['torch']}; {about['date'][:10]}."
     )
 

@@ -27,6 +27,7 @@ def test_files(finished):
     assert found == {"config.yaml", "compare.json", "compare.html", "timing.json"}
     runs = {path.name for path in finished.iterdir() if path.is_dir()}
     assert runs == {"bp-s0", "bp-s1", "greedy-s0", "greedy-s1"}
+    assert all((finished / run / "report.html").stat().st_size > 10_000 for run in runs)
 
 
 def test_results(finished):

@@ -3,8 +3,8 @@
     python benchmarks/cpu/step.py --json benchmarks/results/step-cpu.json
 
 Memory and FLOPs are exact and machine-independent. Time is a ratio to BP, taken in this process:
-the rules run in turn, round after round, and the ratio is the median over the rounds. Nothing else
-should run on the machine meanwhile.
+a step of BP and a step of the rule in turn, and the median of the ratios pair by pair, so that a
+machine whose speed drifts does not matter. Nothing else should run meanwhile.
 """
 
 from __future__ import annotations
@@ -101,19 +101,24 @@ def allocated_bytes(case: Case, device: str) -> int | None:
 
 def measure(network: str, batch: int, repeats: int, device: str) -> list[dict[str, Any]]:
     cases = [Case(network, rule, batch, device) for rule in RULES[network]]
-    times: list[list[float]] = [[] for _ in cases]
-    for turn in range(repeats + 1):
-        for case, found in zip(cases, times, strict=True):
+    baseline = Case(network, RULES[network][0], batch, device)
+    times: list[list[float]] = []
+    ratios: list[list[float]] = []
+    for case in cases:
+        pairs = []
+        for turn in range(repeats + 1):
+            base = seconds(baseline.step, device)
             took = seconds(case.step, device)
             if turn:
-                found.append(took)
+                pairs.append((took, base))
+        times.append([took for took, _ in pairs])
+        ratios.append([took / base for took, base in pairs])
     rows: list[dict[str, Any]] = []
-    for case, found in zip(cases, times, strict=True):
+    for case, found, against in zip(cases, times, ratios, strict=True):
         case.optimizer.zero_grad()
         memory = localgrad.measure_memory(case.gradients, case.learner)
         case.optimizer.zero_grad()
         allocated = allocated_bytes(case, device)
-        ratios = [a / b for a, b in zip(found, times[0], strict=True)]
         rows.append(
             {
                 "network": network,
@@ -123,8 +128,8 @@ def measure(network: str, batch: int, repeats: int, device: str) -> list[dict[st
                 "allocated_bytes": allocated,
                 "flops": localgrad.measure_flops(case.gradients),
                 "median_seconds": statistics.median(found),
-                "time_ratio": statistics.median(ratios),
-                "time_ratio_std": statistics.stdev(ratios),
+                "time_ratio": statistics.median(against),
+                "time_ratio_std": statistics.stdev(against),
             }
         )
         case.optimizer.zero_grad()

@@ -12,9 +12,10 @@ from typing import Any
 from localgrad.cli import show
 from localgrad.cli.interrupt import stop_at_signal
 from localgrad.cli.json_file import check_writable, write_json
-from localgrad.experiment.compare import compare
+from localgrad.cli.page import write_page, write_run_page
+from localgrad.experiment.compare import compare, plan
 from localgrad.experiment.config import Config
-from localgrad.experiment.folder import cannot_write
+from localgrad.experiment.folder import RunFolder
 from localgrad.experiment.loop import Interrupted, Watcher
 
 
@@ -46,7 +47,13 @@ def run(config: Config, flags: dict[str, Any], command: str) -> int:
     )
     print(title)
     print(show.table(rows(results)))
-    print(f"wrote {out}: {_write_report(results, out, title, command)}")
+    for run_config, result in zip(plan(config, out), results, strict=True):
+        write_run_page(RunFolder(str(run_config.out)), result)
+    path = out / "compare.html"
+    page = write_page(
+        path, lambda report: report.write_compare(results, path, title=title, command=command)
+    )
+    print(f"wrote {out}: compare.json, {page}")
     write_json(flags.get("json"), results)
     return 0
 
@@ -77,18 +84,3 @@ def rows(results: list[dict[str, Any]]) -> list[dict[str, str]]:
 
 def _plural(count: int, what: str) -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
-
-
-def _write_report(results: list[dict[str, Any]], out: Path, title: str, command: str) -> str:
-    """Write the page where its packages are installed; return the files to look at."""
-    try:
-        from localgrad.report import write_compare
-
-        write_compare(results, out / "compare.html", title=title, command=command)
-    except ModuleNotFoundError as error:
-        return (
-            f"compare.json (no compare.html without {error.name}: pip install 'localgrad[report]')"
-        )
-    except OSError as error:
-        raise cannot_write(out / "compare.html", error) from error
-    return "compare.json, compare.html"

@@ -12,10 +12,11 @@ from localgrad import methods
 from localgrad.cli import show
 from localgrad.cli.interrupt import stop_at_signal
 from localgrad.cli.json_file import check_writable, write_json
+from localgrad.cli.page import write_run_page
 from localgrad.experiment.build import build, build_method
 from localgrad.experiment.compare import slug
 from localgrad.experiment.config import Config
-from localgrad.experiment.folder import RunFolder, cannot_write
+from localgrad.experiment.folder import RunFolder
 from localgrad.experiment.loop import Interrupted, train
 
 
@@ -43,7 +44,8 @@ def run(config: Config, flags: dict[str, Any], command: str) -> int:
                 print(f"stopped; go on with: localgrad train --out {out} --resume", file=sys.stderr)
                 return 130
     _print(summary)
-    print(f"wrote {folder.path}: {_write_report(folder, summary)}")
+    page = write_run_page(folder, summary)
+    print(f"wrote {folder.path}: summary.json, metrics.jsonl, model.safetensors, {page}")
     write_json(flags.get("json"), summary)
     return 0
 
@@ -60,18 +62,3 @@ def _print(summary: dict[str, Any]) -> None:
         "speed": f"{summary['images_per_second']:,.0f} images/s",
     }
     print(show.aligned([[f"  {name}", value] for name, value in facts.items()]))
-
-
-def _write_report(folder: RunFolder, summary: dict[str, Any]) -> str:
-    """Write the page where its packages are installed; return the files to look at."""
-    files = "summary.json, metrics.jsonl, model.safetensors"
-    path = folder / "report.html"
-    try:
-        from localgrad.report import write_run
-
-        write_run(summary, folder.metrics(), folder.read_json("reach.json"), path)
-    except ModuleNotFoundError as error:
-        return f"{files} (no report.html without {error.name}: pip install 'localgrad[report]')"
-    except OSError as error:
-        raise cannot_write(path, error) from error
-    return f"{files}, report.html"

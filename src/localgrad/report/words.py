@@ -41,7 +41,7 @@ def verdict(reach: Reach) -> Mapping[str, object]:
     rest = [f"and {_plural(more, 'more loss', 'more losses')}"] if more > 0 else []
     losses = _plural(len(reach.losses), "loss", "losses")
     return {
-        "size": f"{losses}, {_plural(len(reach.units), 'unit')}",
+        "size": f"{losses}, {_columns(reach.units)}",
         "wrong": lines[:_SHOWN] + rest,
         "violations": _plural(reach.count("violation"), "violation"),
         "missing": reach.count("missing"),
@@ -119,3 +119,10 @@ def environments(found: Sequence[Rule]) -> list[Mapping[str, object]]:
         {"commit": commit, "versions": versions, "runs": names if len(groups) > 1 else []}
         for (commit, versions), names in groups.items()
     ]
+
+
+def _columns(units: Sequence[str]) -> str:
+    """A chain's last column is its tail, which is no unit."""
+    if len(units) > 1 and units[-1] == "tail":
+        return f"{_plural(len(units) - 1, 'unit')} and the tail"
+    return _plural(len(units), "unit")
