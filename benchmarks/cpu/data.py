@@ -5,16 +5,15 @@
 Each case runs whole epochs (shuffle, crop, flip, normalise) over a set in memory, on one thread,
 and an evaluation pass (normalise only). One epoch warms up; the figure is the median of the
 repeats, and the cases take turns so that a busy moment falls on all of them. With ``--path``, a
-folder of CIFAR-10's parquet files, reading and decoding it is timed as well.
+folder of CIFAR-10's parquet files, or LOCALGRAD_DATA, reading and decoding it is timed as well.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
+import os
 import statistics
-import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,6 +21,7 @@ from pathlib import Path
 import torch
 
 from localgrad.data import Batches, ImageSet, load
+from localgrad.experiment import environment
 
 LEAST_REPEATS = 5
 
@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--path", help="folder of CIFAR-10's parquet files")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=7, help=f"at least {LEAST_REPEATS}")
-    parser.add_argument("--json", type=Path, help="write one JSON line to this file")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args()
     if options.repeats < LEAST_REPEATS:
         parser.error(f"--repeats must be at least {LEAST_REPEATS}")
@@ -64,7 +64,7 @@ def main() -> None:
         "CIFAR shape, 32x32x3": pipeline(random_set(50_000, 32, 32, 3), size, pad=4, flip=True),
     }
     load_seconds = None
-    if options.path:
+    if options.path or os.environ.get("LOCALGRAD_DATA"):
         start = time.perf_counter()
         cifar10 = load("cifar10", options.path)
         load_seconds = time.perf_counter() - start
@@ -81,8 +81,8 @@ def main() -> None:
         {
             "case": name,
             "images_per_second": statistics.median(found[1:]),
-            "min": min(found[1:]),
-            "max": max(found[1:]),
+            "mean": statistics.mean(found[1:]),
+            "std": statistics.stdev(found[1:]),
         }
         for name, found in speeds.items()
     ]
@@ -92,17 +92,13 @@ def main() -> None:
         print(f"{'read and decode CIFAR-10':<40} {load_seconds:>12.2f} s")
     if options.json:
         result = {
-            "benchmark": "data",
-            "command": " ".join(["python", *sys.argv]),
+            **environment.describe(torch.device("cpu")),
+            "n": options.repeats,
             "batch_size": size,
-            "repeats": options.repeats,
-            "threads": torch.get_num_threads(),
             "load_seconds": load_seconds,
             "rows": rows,
-            "versions": {"python": platform.python_version(), "torch": torch.__version__},
-            "machine": platform.machine(),
         }
-        options.json.write_text(json.dumps(result) + "\n")
+        options.json.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

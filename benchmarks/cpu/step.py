@@ -30,6 +30,7 @@ RULES: dict[str, list[M.Method]] = {
         M.Backprop("unit"),
         M.Backprop("sqrt"),
         M.Greedy(),
+        M.Greedy(head="conv_mlp"),
         M.DGL(),
         M.PredSim(),
         M.InfoPro(),
