@@ -6,13 +6,15 @@ python benchmarks/collect.py runs/x/compare.json benchmarks/results/x.json
 from __future__ import annotations
 
 import json
+import re
 import statistics
 import sys
 from pathlib import Path
 from typing import Any
 
 SHARED = ("network", "data", "train_images", "test_images", "batch_size", "epochs")
-ABOUT = ("command", "versions", "commit", "hardware", "platform")
+ABOUT = ("versions", "hardware", "platform")
+LOCAL = re.compile(r" --(out \S+|resume)")  # where a run was kept is nobody's business
 
 
 def spread(values: list[float]) -> dict[str, float | None]:
@@ -49,6 +51,8 @@ def collect(results: list[dict[str, Any]]) -> dict[str, Any]:
         **{key: first[key] for key in SHARED},
         "blocks": max(row["losses"] for row in rows if row["method"] == "greedy"),
         "date": date,
+        "command": LOCAL.sub("", first["command"]),
+        "commits": sorted({str(result["commit"]) for result in results}),
         **{key: first[key] for key in ABOUT},
         "rows": rows,
     }
