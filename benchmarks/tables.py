@@ -81,11 +81,12 @@ def accuracy_table(name: str) -> str:
 
 
 def step_rows(network: str) -> list[Row]:
-    return [row for row in read("step-cpu")["rows"] if row["network"] == network]
+    rows: list[Row] = read(f"step-{network}-cpu")["rows"]
+    return rows
 
 
 def step_table(network: str) -> str:
-    about = read("step-cpu")
+    about = read(f"step-{network}-cpu")
     table = markdown(
         ["rule", "losses", "activations ÷ BP", "FLOPs ÷ BP", "time ÷ BP"],
         [

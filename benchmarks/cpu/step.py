@@ -1,6 +1,6 @@
 """One training step of every rule against BP: time, peak activation memory, FLOPs.
 
-    python benchmarks/cpu/step.py --json benchmarks/results/step-cpu.json
+    python benchmarks/cpu/step.py --network resnet32 --json FILE
 
 Memory and FLOPs are exact and machine-independent. Time is a ratio to BP, taken in this process:
 a step of BP and a step of the rule in turn, and the median of the ratios pair by pair, so that a
@@ -142,7 +142,7 @@ def measure(network: str, batch: int, repeats: int, device: str) -> list[dict[st
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--networks", nargs="+", default=list(RULES), choices=list(RULES))
+    parser.add_argument("--network", default="resnet32", choices=list(RULES))
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--device", default="cpu")
@@ -150,20 +150,18 @@ def main() -> None:
     options = parser.parse_args()
     if options.repeats < 7:
         parser.error("--repeats must be at least 7 for a median worth quoting")
-    results = []
-    for network in options.networks:
-        rows = measure(network, options.batch, options.repeats, options.device)
-        print(f"{network}, K={BLOCKS[network]}, batch {options.batch}, channels-last, against BP")
-        print(f"  {'rule':38}{'losses':>7}{'memory':>9}{'FLOPs':>8}{'time':>8}{'+-':>7}")
-        for row in rows:
-            print(
-                f"  {row['rule']:38}{row['losses']:7d}{row['memory_ratio']:9.3f}"
-                f"{row['flops_ratio']:8.3f}{row['time_ratio']:8.2f}{row['time_ratio_std']:7.2f}"
-            )
-        results += rows
+    network = options.network
+    rows = measure(network, options.batch, options.repeats, options.device)
+    print(f"{network}, K={BLOCKS[network]}, batch {options.batch}, channels-last, against BP")
+    print(f"  {'rule':42}{'losses':>7}{'memory':>9}{'FLOPs':>8}{'time':>8}{'+-':>7}")
+    for row in rows:
+        print(
+            f"  {row['rule']:42}{row['losses']:7d}{row['memory_ratio']:9.3f}"
+            f"{row['flops_ratio']:8.3f}{row['time_ratio']:8.2f}{row['time_ratio_std']:7.2f}"
+        )
     if options.json:
         about = environment.describe(torch.device(options.device))
-        document = {**about, "n": options.repeats, "batch": options.batch, "rows": results}
+        document = {**about, "n": options.repeats, "batch": options.batch, "rows": rows}
         Path(options.json).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
