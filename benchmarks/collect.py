@@ -12,6 +12,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from localgrad import methods
+from localgrad.experiment.compare import add_ratios, gather
+from localgrad.experiment.folder import RunFolder
+
 SHARED = ("network", "data", "train_images", "test_images", "batch_size", "epochs")
 ABOUT = ("versions", "hardware", "platform")
 LOCAL = re.compile(r" --(out \S+|resume)")  # where a run was kept is nobody's business
@@ -58,12 +62,23 @@ def collect(results: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def finished(out: Path) -> list[dict[str, Any]]:
+    """Return the summaries of a comparison's finished runs, rule by rule."""
+    found = [gather(RunFolder(path.parent)) for path in out.glob("*/summary.json")]
+    order = methods.names()
+    results = sorted(found, key=lambda r: (order.index(r["method"]), r["label"], r["seed"]))
+    timing = json.loads((out / "timing.json").read_text(encoding="utf-8"))["ratio"]
+    for result in results:
+        result["time_ratio"] = timing[result["label"]]
+    add_ratios(results)
+    return results
+
+
 def main() -> None:
-    if len(sys.argv) < 3:
-        sys.exit("usage: collect.py COMPARE.json [COMPARE.json ...] RESULT.json")
-    *sources, target = sys.argv[1:]
-    results = [r for source in sources for r in json.loads(Path(source).read_text("utf-8"))]
-    Path(target).write_text(json.dumps(collect(results), indent=1) + "\n", encoding="utf-8")
+    if len(sys.argv) != 3:
+        sys.exit("usage: collect.py FOLDER RESULT.json")
+    document = collect(finished(Path(sys.argv[1])))
+    Path(sys.argv[2]).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
