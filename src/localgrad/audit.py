@@ -162,10 +162,13 @@ def audit(
 def _columns(model: nn.Module | Chain) -> dict[str, Sequence[nn.Parameter]]:
     if not isinstance(model, Chain):
         try:
-            model = Chain.of(model)
+            chain = Chain.declared(model)
         except LocalgradError:
+            chain = None
+        if chain is None:
             children = {name: list(child.parameters()) for name, child in model.named_children()}
             return {name: ps for name, ps in children.items() if ps}
+        model = chain
     return {unit.name: list(unit.parameters()) for unit in (*model.units, model.tail)}
 
 
