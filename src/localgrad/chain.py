@@ -21,10 +21,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from localgrad import declared, listed, traced_unit
-from localgrad import granularity as granularity_room
+from localgrad import declared, listed
 from localgrad.errors import LocalgradError
 from localgrad.model_state import evaluation, sample_of
+from localgrad.tracing import granularity as granularity_room
+from localgrad.tracing.units import cut_model
 from localgrad.unit import Unit
 
 __all__ = ["Chain", "Unit"]
@@ -32,9 +33,10 @@ __all__ = ["Chain", "Unit"]
 
 @dataclass(frozen=True, eq=False)
 class Chain:
-    """A model cut into ``units``, then a ``tail`` (pool, classifier) that stays with the last block.
+    """A model in ``units``, then a ``tail`` (pool, classifier) that stays with the last block.
 
-    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+    >>> layers = [nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)]
+    >>> model = nn.Sequential(*layers)
     >>> chain = Chain.of(model)
     >>> [unit.name for unit in chain.units], chain.tail.name
     (['0', '2'], 'tail')
@@ -80,7 +82,7 @@ class Chain:
         if chain is not None:
             return chain
         try:
-            found, tail = traced_unit.cut_model(model, example_input, granularity, units)
+            found, tail = cut_model(model, example_input, granularity, units)
         except LocalgradError as error:
             if units is None:
                 raise
@@ -191,7 +193,8 @@ class Chain:
                     ) from error
                 if not isinstance(x, Tensor):
                     raise LocalgradError(
-                        f"unit {unit.name!r} returns a {type(x).__name__}: a unit must return one tensor"
+                        f"unit {unit.name!r} returns a {type(x).__name__}: "
+                        "a unit must return one tensor"
                     )
                 shapes.append(x.shape[1:])
         return shapes[:-1], shapes[-1]

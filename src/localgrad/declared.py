@@ -69,4 +69,3 @@ def _sequential(model: nn.Sequential) -> Parts:
         label = next(name for name, part in group if _weighted(part))
         units.append(Unit(label, tuple(part for _, part in group)))
     return tuple(units), Unit("tail", tuple(tail)), {}
-

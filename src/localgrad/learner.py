@@ -146,24 +146,27 @@ class LocalLearner(nn.Module):
 
 
 def decouple(
-    model: nn.Module,
+    model: nn.Module | Chain,
     method: Any = "greedy",
     blocks: int | None = None,
     cuts: Sequence[str | int] | None = None,
     example_input: Tensor | None = None,
     loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+    granularity: str = "unit",
+    units: Sequence[str] | None = None,
 ) -> LocalLearner:
     """Cut a model into blocks that learn by local gradients.
 
     Args:
-        model: an ``nn.Sequential``, or a module that says what its units are (see ``chain``).
-            It stays the user's: nothing is added to it.
+        model: any module from one tensor to one, or a chain made of it. It stays the user's:
+            nothing is added to it.
         method: a value of :mod:`localgrad.methods`, its name, any object with that interface, or
             a finished :class:`Decoupling`.
         blocks: number of blocks K.
         cuts: the last unit of each block but the final one, by label or index.
         example_input: a batch of inputs, ``(batch, ...)``; heads are built from its shape.
         loss: the task loss, ``loss(logits, y) -> scalar``.
+        granularity, units: what the units are, see :meth:`Chain.of`.
 
     Returns:
         A learner; its ``step(x, y)`` takes the place of forward, loss and backward.
@@ -172,7 +175,8 @@ def decouple(
         LocalgradError: the model cannot be cut so, is decoupled already, or shares a parameter
             between blocks; no example input for heads; an unknown method, head or loss.
 
-    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+    >>> layers = [nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)]
+    >>> model = nn.Sequential(*layers)
     >>> x, y = torch.randn(16, 4), torch.randint(3, (16,))
     >>> learner = decouple(model, "greedy", blocks=2, example_input=x)
     >>> optimizer = torch.optim.SGD(learner.parameters(), lr=0.1)
@@ -181,12 +185,17 @@ def decouple(
     >>> out.logits.shape, len(out.losses)
     (torch.Size([16, 3]), 2)
     """
-    chain = Chain.of(model) if not isinstance(model, LocalLearner) else model.chain
-    owner = _decoupled.get(chain.model)
+    if isinstance(model, LocalLearner):
+        model = model.chain
+    owner = _decoupled.get(model.model if isinstance(model, Chain) else model)
     if owner is not None and owner() is not None:
         raise LocalgradError(
             "this model is decoupled already: call release() on its learner first"
         )
+    if isinstance(model, Chain):
+        chain = model
+    else:
+        chain = Chain.of(model, example_input, granularity, units)
     if isinstance(method, Decoupling):
         decoupling = method
         if blocks is not None or cuts is not None:
@@ -233,13 +242,14 @@ def _assemble(
     heads: list[nn.Module] = []
     stages: list[Stage] = []
     for k, block in enumerate(decoupling.blocks):
-        head: nn.Module | Unit = chain.tail
+        first = decoupling.blocks[decoupling.first_reached(k)].start
+        head: nn.Module | Unit = chain.tail.within(first)
         if block.head is not None:
             assert example is not None
             site = head_room.Site(chain, block.stop - 1, shapes, classes, example.shape[1:])
             head = _placed(head_room.build(block.head, site), chain.model)
             heads.append(head)
-        units = chain.units[block.start : block.stop]
+        units = tuple(unit.within(first) for unit in chain.units[block.start : block.stop])
         local_loss = loss_room.build(block.loss, task, classes)
         if isinstance(local_loss, loss_room.InfoProLoss) and example is not None:
             local_loss.check(example)

@@ -38,9 +38,9 @@ def unchanged(model: nn.Module, device: torch.device) -> Iterator[None]:
             for module, own, inner in zip(modules, attributes, tables, strict=True):
                 vars(module).clear()
                 vars(module).update(own)
-                for name, content in inner.items():
+                for name, table in inner.items():
                     vars(module)[name].clear()
-                    vars(module)[name].update(content)
+                    vars(module)[name].update(table)
             with torch.no_grad():
                 for buffer, content in buffers:
                     if not torch.equal(buffer, content):  # batch norm counts no version

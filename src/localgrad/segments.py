@@ -108,7 +108,8 @@ class Group:
         self.receivers = receivers
         received = {id(p) for p in receivers}
         waiting = stages[-1].units[len(stages[-1].units) - linked :] if linked else ()
-        own = [p for unit in waiting for p in unit.parameters() if id(p) not in received]
+        read = [p for unit in waiting for p in (*unit.parameters(), *unit.borrowed())]
+        own = [p for p in read if id(p) not in received]
         self.local_parameters = tuple(p for p in own if p.requires_grad)
         sums = link is not None and link.combine == "sum" and bool(receivers)
         self.keeps_error = sums and link is not None and link.keep_error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -14,6 +15,7 @@ class Unit:
 
     name: str
     parts: tuple[nn.Module, ...]
+    traced: ClassVar[bool] = False
 
     def __call__(self, x: Tensor) -> Tensor:
         for part in self.parts:
@@ -31,7 +33,7 @@ class Unit:
             yield from part.parameters()
 
     def borrowed(self) -> Iterator[nn.Parameter]:
-        """Yield parameters of earlier units that this one reads as well (a shared position bias)."""
+        """Yield parameters of earlier units that this one reads too (a shared position bias)."""
         return iter(())
 
     def within(self, first: int) -> Unit:

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from localgrad.graph import Node
-    from localgrad.tracing import Tracer
+    from localgrad.tracing.graph import Node
+    from localgrad.tracing.tracer import Tracer
 
 
 def dimension(x: Tensor, index: int) -> int:
@@ -32,9 +32,7 @@ class TracedTensor(Tensor):
     bare: Tensor
 
     @classmethod
-    def __torch_function__(
-        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         found: list[Tracer] = []
         plain((args, kwargs), lambda x: found.append(x.tracer) if _is_traced(x) else None)
@@ -134,4 +132,4 @@ def _negative(self: TracedInt) -> Any:
 for _name in ("add", "sub", "mul", "floordiv", "mod", "pow", "truediv"):
     setattr(TracedInt, f"__{_name}__", _arithmetic(_name, swap=False))
     setattr(TracedInt, f"__r{_name}__", _arithmetic(_name, swap=True))
-TracedInt.__neg__ = _negative  # type: ignore[method-assign]
+setattr(TracedInt, "__neg__", _negative)  # noqa: B010

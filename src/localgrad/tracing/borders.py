@@ -7,7 +7,7 @@ alone is asked for, the size is enough.
 
 from __future__ import annotations
 
-from localgrad.graph import Node, Trace
+from localgrad.tracing.graph import Node, Trace
 
 
 class Borders:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from localgrad.tracing import Tracer
+    from localgrad.tracing.tracer import Tracer
 
 # they take no tensor, so nothing else would tell the tracer of them
 _FACTORIES = (

@@ -1,10 +1,9 @@
-"""Tracing: a model's forward as a list of operations (:mod:`localgrad.graph`).
+"""Tracing: a model's forward as a list of operations (:mod:`localgrad.tracing.graph`).
 
-The model runs once on stand-ins (:mod:`localgrad.traced_value`) that carry an example's values.
-Python's own control flow is followed, and each question that it asks about a size is noted as a
-check, so that a run which would go another way is refused instead of computed wrongly. Standard
-``torch.nn`` modules are called as they are, and so is any module whose inside cannot be followed
-(control flow on data, a compiled function). Nothing is left behind on the model.
+The model runs once on stand-ins (:mod:`localgrad.tracing.stand_ins`) that carry an example's
+values, so that Python's own control flow is followed. Standard ``torch.nn`` modules are called as
+they are, and so is any module whose inside cannot be followed (control flow on data, a compiled
+function). Nothing is left behind on the model.
 """
 
 from __future__ import annotations
@@ -19,10 +18,21 @@ import torch
 from torch import Tensor, nn
 
 from localgrad.errors import LocalgradError
-from localgrad.graph import Call, Node, Trace, nodes_in
-from localgrad.interception import intercepted, line_of_the_model
 from localgrad.model_state import unchanged
-from localgrad.traced_value import (
+from localgrad.tracing.graph import Call, Node, Trace, nodes_in
+from localgrad.tracing.interception import intercepted, line_of_the_model
+from localgrad.tracing.operations import (
+    FACTS,
+    certain,
+    holds,
+    is_leaf,
+    one_tensor,
+    random_state,
+    storage_of,
+    tensors_in,
+    writes_in_place,
+)
+from localgrad.tracing.stand_ins import (
     Sizes,
     TracedInt,
     TracedTensor,
@@ -32,17 +42,11 @@ from localgrad.traced_value import (
     traced_tensor,
 )
 
-# what they tell of a tensor is the same for any content
-_FACTS = (
-    "dim", "ndimension", "is_floating_point", "is_complex", "is_contiguous", "element_size",
-    "get_device", "stride", "storage_offset", "type", "__hash__", "__len__", "__repr__",
-    "__format__", "data_ptr", "has_names", "is_pinned", "is_shared", "is_signed", "is_same_size",
-)  # fmt: skip
+_SHAPE = vars(torch._C.TensorBase)["shape"].__get__
 _MANY = 16  # questions about content: more are not tried both ways
-_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
-class Untraceable(LocalgradError):
+class UntraceableError(LocalgradError):
     """The inside of a module cannot be followed."""
 
 
@@ -63,7 +67,7 @@ class Tracer:
         self.paths = {id(m): path for path, m in reversed(list(model.named_modules()))}
         named = (*model.named_parameters(), *model.named_buffers())
         self.names = {id(t): name for name, t in named}
-        self.constants = {id(t) for m in model.modules() for t in _tensors(vars(m))}
+        self.constants = {id(t) for m in model.modules() for t in tensors_in(vars(m))}
         self.autocast = torch.is_autocast_enabled(example.device.type)
         self.writers: dict[int, list[Node]] = {}  # storage -> writes in place
         self.kept: list[Tensor] = []  # so that no storage is used twice while nodes refer to it
@@ -76,18 +80,18 @@ class Tracer:
             self.active = True
             try:
                 out = self.model.forward(source, **kwargs)
-            except Untraceable as error:
+            except UntraceableError as error:
                 raise LocalgradError(f"{kind} cannot be cut: {error}") from None
             finally:
                 self.active = False
-        return Trace(self.nodes, self.calls, _one_tensor(out, kind), self.modes, self.opaque)
+        return Trace(self.nodes, self.calls, one_tensor(out, kind), self.modes, self.opaque)
 
     def torch_function(self, function: Any, args: Any, kwargs: Any) -> Any:
         """Note what PyTorch is asked to do with a stand-in."""
         name = getattr(function, "__name__", "")
         if name == "__set__":
             raise self.untraceable("sets an attribute of a tensor")
-        if function == Tensor.shape.__get__ or function is Tensor.size:
+        if function == _SHAPE or function is Tensor.size:
             x, index = args[0], (*args[1:], kwargs.get("dim"))[0]
             sizes = Sizes(self.function(dimension, (x, d), {}) for d in range(x.bare.dim()))
             return sizes if index is None else sizes[index]
@@ -100,15 +104,15 @@ class Tracer:
     def _operate(self, kind: str, target: Any, args: Any, kwargs: Any, call: Any) -> Any:
         noted = self.noted(args), self.noted(kwargs)
         static = not any(node.live for node in nodes_in(noted))
-        before = _random_state(self.example.device) if static else None
+        before = random_state(self.example.device) if static else None
         with self._aside(), torch.no_grad():
             value = call(*plain(args, content), **plain(kwargs, content))
         node, result = self._add(kind, target, *noted, value)
-        if not _holds(value, Tensor) and not isinstance(result, TracedInt):
+        if not holds(value, Tensor) and not isinstance(result, TracedInt):
             return self._fact(node, value)
-        if before is not None and not torch.equal(before, _random_state(self.example.device)):
+        if before is not None and not torch.equal(before, random_state(self.example.device)):
             node.live = node.effect = True
-        if _writes_in_place(kind, target, kwargs, self.model):
+        if writes_in_place(kind, target, kwargs, self.model):
             self._written(node)
         return result
 
@@ -119,9 +123,9 @@ class Tracer:
             return None
         self.nodes.pop()
         name = getattr(node.target, "__name__", "")
-        about_kind = name == "__get__" or name in _FACTS
+        about_kind = name == "__get__" or name in FACTS
         asked = not about_kind and any(n.live for n in node.inputs())
-        if not asked or (node.target is Tensor.__bool__ and _certain(node.args[0])):
+        if not asked or (node.target is Tensor.__bool__ and certain(node.args[0])):
             return value
         if self.strict or not isinstance(value, bool):
             raise self.untraceable(
@@ -131,9 +135,7 @@ class Tracer:
         self.questions += 1
         return not value if self.questions == self.flip else value
 
-    def _add(
-        self, kind: str, target: Any, args: Any, kwargs: Any, value: Any
-    ) -> tuple[Node, Any]:
+    def _add(self, kind: str, target: Any, args: Any, kwargs: Any, value: Any) -> tuple[Node, Any]:
         """Append a node; return it and the stand-in for its result."""
         node = Node(len(self.nodes), kind, target, args, kwargs)
         if kind == "attribute":
@@ -153,11 +155,11 @@ class Tracer:
             node.shape, node.dtype = value.shape, value.dtype
             if not node.live:
                 self.kept.append(value)
-                node.storage = _storage(value)
+                node.storage = storage_of(value)
             return traced_tensor(self, node, value)
         if type(value) is int and not node.live:
             return TracedInt(self, node, value)
-        if isinstance(value, tuple | list) and _holds(value, Tensor):
+        if isinstance(value, tuple | list) and holds(value, Tensor):
             parts = [self._part(node, i, part) for i, part in enumerate(value)]
             return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
         if isinstance(value, dict):
@@ -206,16 +208,16 @@ class Tracer:
 
         return plain(items, note)
 
-    def untraceable(self, reason: str) -> Untraceable:
+    def untraceable(self, reason: str) -> UntraceableError:
         """Return the error for what cannot be followed, with the line of the model's code."""
-        return Untraceable(f"{line_of_the_model()}: {reason}")
+        return UntraceableError(f"{line_of_the_model()}: {reason}")
 
     def call(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
         """Follow a submodule's forward, or note it as one operation."""
         path = self.paths.get(id(module))
         if path is None:  # made on the spot: not the model's
             return module.forward(*args, **kwargs)
-        if _is_leaf(module):
+        if is_leaf(module):
             return self._leaf(path, module, args, kwargs)
         mark = len(self.nodes), len(self.calls), len(self.modes)
         inputs = self.noted(args), self.noted(kwargs)
@@ -274,9 +276,7 @@ def trace(model: nn.Module, example: Tensor, kwargs: dict[str, Any]) -> Trace:
     return found
 
 
-def _signature(
-    model: nn.Module, example: Tensor, kwargs: dict[str, Any], flip: int
-) -> list[str]:
+def _signature(model: nn.Module, example: Tensor, kwargs: dict[str, Any], flip: int) -> list[str]:
     try:
         return _texts(Tracer(model, example, strict=False, flip=flip).run(kwargs))
     except Exception:  # the other way is an error: the question matters
@@ -286,71 +286,3 @@ def _signature(
 def _texts(found: Trace) -> list[str]:
     """Return the operations as text, equal for runs that do the same."""
     return [f"{n.kind} {n.target} {n.args} {n.kwargs}" for n in found.nodes]
-
-
-def _is_leaf(module: nn.Module) -> bool:
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    if any(getattr(module, name) for name in hooks) or isinstance(module, torch.jit.ScriptModule):
-        return True
-    if not type(module).__module__.startswith(("torch.nn.", "torch.ao.nn.")):
-        return False
-    return not any(isinstance(inner, _CONTAINERS) for inner in module.modules())
-
-
-def _one_tensor(out: Any, kind: str) -> Node:
-    """Return the node of the model's output: a tensor, or the field ``logits``."""
-    logits = out.get("logits") if isinstance(out, dict) else getattr(out, "logits", None)
-    found: list[Node] = []
-    for item in (out, logits):
-        if isinstance(item, TracedTensor):
-            return item.node
-    plain(out, lambda item: found.append(item.node) if isinstance(item, TracedTensor) else None)
-    if len(found) == 1:
-        return found[0]
-    raise LocalgradError(
-        f"{kind} cannot be cut: it returns a {type(out).__name__} with {len(found)} tensors; wrap "
-        "it in a module whose forward returns one tensor (or a field 'logits')"
-    )
-
-
-def _holds(value: Any, kind: Any) -> bool:
-    found: list[bool] = []
-    plain(value, lambda item: found.append(True) if isinstance(item, kind) else None)
-    return bool(found)
-
-
-def _tensors(items: Any) -> list[Tensor]:
-    found: list[Tensor] = []
-    plain(items, lambda item: found.append(item) if isinstance(item, Tensor) else None)
-    return found
-
-
-def _writes_in_place(kind: str, target: Any, kwargs: Any, model: nn.Module) -> bool:
-    if kind == "module":
-        return bool(getattr(model.get_submodule(target), "inplace", False))
-    name = getattr(target, "__name__", "")
-    if kwargs.get("inplace") is True or "out" in kwargs:
-        return True
-    if name.endswith("__"):
-        return name.startswith("__i") and name not in ("__invert__", "__index__", "__int__")
-    return name.endswith("_") and target is not operator.and_ and target is not operator.or_
-
-
-def _certain(node: Node) -> bool:
-    """Whether the answer is the same for any content: a random number is never below zero."""
-    if node.target not in (operator.lt, Tensor.lt, Tensor.__lt__, torch.lt):
-        return False
-    number, bound = node.args
-    is_random = isinstance(number, Node) and number.target is torch.rand
-    return is_random and isinstance(bound, int | float) and bound <= 0
-
-
-def _storage(value: Tensor) -> int | None:
-    try:
-        return value.untyped_storage()._cdata
-    except (NotImplementedError, RuntimeError):  # sparse and other layouts have none
-        return None
-
-
-def _random_state(device: torch.device) -> Tensor:
-    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()

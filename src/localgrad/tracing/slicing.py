@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from localgrad.graph import Call, Node, Trace, nodes_in
-from localgrad.slices import Slice, Step
-from localgrad.traced_value import TracedInt, TracedTensor, plain
+from localgrad.tracing.graph import Call, Node, Trace, nodes_in
+from localgrad.tracing.slices import Slice, Step
+from localgrad.tracing.stand_ins import TracedInt, TracedTensor, plain
 
 
 def slice_between(trace: Trace, start: int, stop: int, source: Node, target: Node) -> Slice:
@@ -67,7 +67,9 @@ def _whole_calls(trace: Trace, start: int, stop: int, target: Node) -> list[Call
         if any(c.first <= call.last and call.first <= c.last for c in chosen):
             continue
         returned = set(nodes_in(call.output))
-        leaks = any(n.live and last_use.get(n, -1) > call.last and n not in returned for n in inside)
+        leaks = any(
+            n.live and last_use.get(n, -1) > call.last and n not in returned for n in inside
+        )
         if not leaks and not _keeps_stand_ins((call.args, call.kwargs)):
             chosen.append(call)
     return chosen

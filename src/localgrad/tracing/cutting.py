@@ -8,21 +8,21 @@ with the same cuts.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from localgrad import granularity as grain
-from localgrad.borders import Borders
 from localgrad.errors import LocalgradError
-from localgrad.graph import Node, Trace
 from localgrad.model_state import evaluation, sample_of
-from localgrad.slices import Dims, ModelNames, Slice, Step
-from localgrad.slicing import slice_between
-from localgrad.tracing import trace
+from localgrad.tracing import granularity as grain
+from localgrad.tracing.borders import Borders
+from localgrad.tracing.graph import Node, Trace
+from localgrad.tracing.slices import Dims, ModelNames, Slice, Step
+from localgrad.tracing.slicing import slice_between
+from localgrad.tracing.tracer import trace
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class TracedCut:
 
     labels: tuple[str, ...]
     slices: list[Slice]
+    nodes: list[Node]
     autocast: torch.dtype | None
     opaque: dict[str, str]
     legal: int
@@ -69,8 +70,8 @@ class Cutter:
         larger = trace(self.model, rows_of(x, len(x) + 1), self.constants)
         if [n.target for n in found.nodes] != [n.target for n in larger.nodes]:
             raise LocalgradError(
-                f"{type(self.model).__name__} cannot be cut: it computes otherwise for {len(x) + 1} "
-                f"rows than for {len(x)}"
+                f"{type(self.model).__name__} cannot be cut: for {len(x) + 1} rows it computes "
+                f"otherwise than for {len(x)}"
             )
         borders = Borders(found)
         if self.units is None:
@@ -99,7 +100,9 @@ class Cutter:
                 f"{type(self.model).__name__} has other cuts in another mode or for another shape: "
                 "give units=[...] that both have"
             )
-        return TracedCut(labels, slices, _autocast(x), found.opaque, len(borders.cuts()))
+        return TracedCut(
+            labels, slices, found.nodes, _autocast(x), found.opaque, len(borders.cuts())
+        )
 
     def labels_now(self) -> tuple[str, ...]:
         """Return the labels of the first trace, which all others must have."""
@@ -117,7 +120,8 @@ class Cutter:
             size = self.cuts[-1].slices[index].source_size
             expected = tuple("batch" if a else c for a, c in size)
             raise LocalgradError(
-                f"unit {self.labels[index]!r} got {tuple(x.shape)} of {x.dtype}, expected {expected}"
+                f"unit {self.labels[index]!r} got {tuple(x.shape)} of {x.dtype}, "
+                f"expected {expected}"
             )
         return self.cuts[-1].slices[index]
 
@@ -139,6 +143,37 @@ class Cutter:
                 if given is None or step.given == given:
                     found.update((id(p), p) for p in self.parameters_of(step))
         return list(found.values())
+
+    def readers(
+        self, index: int, passes: Callable[[nn.Module | None, str], bool]
+    ) -> list[str] | None:
+        """Return the layers that a unit's input meets first, with the norms before them.
+
+        Args:
+            index: of the unit.
+            passes: whether an operation (a submodule, or a function's name) takes any number of
+                channels and keeps them apart.
+
+        Returns:
+            Paths of submodules, or None where something else reads the input (a shortcut).
+        """
+        cut = self.cuts[0]
+        part = cut.slices[index]
+        carriers, found = {part.source}, []
+        for node in cut.nodes[part.source.index + 1 : part.target.index + 1]:
+            if node.content_free or not carriers.intersection(node.inputs()):
+                continue
+            module = self.names.module(node.target) if node.kind == "module" else None
+            name = getattr(node.target, "__name__", "")
+            if passes(module, name):
+                carriers.add(node)
+                if module is not None and any(True for _ in module.parameters()):
+                    found.append(str(node.target))
+            elif isinstance(module, nn.Conv2d | nn.Linear):
+                found.append(str(node.target))
+            else:
+                return None
+        return found if part.target not in carriers else None
 
     def parameters_of(self, step: Step) -> list[nn.Parameter]:
         """Return the parameters that a step reads."""

@@ -12,14 +12,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import nn
 
-from localgrad.borders import Borders
 from localgrad.errors import LocalgradError
-from localgrad.graph import Call, Node
 from localgrad.kinds import is_norm, is_tail_part, wide
+from localgrad.tracing.borders import Borders
+from localgrad.tracing.graph import Call, Node
 
 GRANULARITIES = ("stage", "unit", "layer")
 _PLAIN = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -87,7 +88,7 @@ class _Cutter:
             module = self.modules[node.target]
             return not is_norm(module) and any(wide(p) for p in module.parameters())
         name = getattr(node.target, "__name__", "").strip("_")
-        if not any(name == part or part in name and len(part) > 3 for part in _WEIGHTED):
+        if not any(name == part or (part in name and len(part) > 3) for part in _WEIGHTED):
             return False
         return any(not n.live and n.shape is not None and len(n.shape) > 1 for n in node.inputs())
 
@@ -138,7 +139,7 @@ class _Cutter:
         groups: list[list[tuple[int, int]]] = [[]]
         weighted = complete = False
         edges = [0, *cuts, len(self.trace.nodes) - 1]
-        for start, stop in zip(edges, edges[1:], strict=False):
+        for start, stop in pairwise(edges):
             has_weight = any(start < w <= stop for w in self.weights)
             if weighted and (has_weight or complete):
                 groups.append([])

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from localgrad.cutting import Cutter, rows_of
 from localgrad.errors import LocalgradError
 from localgrad.model_state import device_of, evaluation, unchanged
-from localgrad.slices import Step
+from localgrad.tracing.cutting import Cutter, rows_of
+from localgrad.tracing.slices import Step
 from localgrad.unit import Unit
 
 
@@ -27,6 +27,7 @@ class TracedUnit(Unit):
     index: int
     first: int = 0
     state: dict[str, bool] = field(default_factory=dict)
+    traced: ClassVar[bool] = True
 
     def __call__(self, x: Tensor) -> Tensor:
         part = self.cutter.slice_for(self.index, x)
@@ -128,9 +129,7 @@ def _guesses(model: nn.Module) -> Iterator[Tensor]:
         return
 
 
-def _compare(
-    model: nn.Module, units: list[TracedUnit], cutter: Cutter, training: bool
-) -> None:
+def _compare(model: nn.Module, units: list[TracedUnit], cutter: Cutter, training: bool) -> None:
     """Refuse units that do not compute what the model does, to the last bit."""
     x = rows_of(cutter.example, 3)
     results = []

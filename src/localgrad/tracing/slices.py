@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from localgrad.errors import LocalgradError
-from localgrad.graph import Call, Node, nodes_in
-from localgrad.traced_value import plain
+from localgrad.tracing.graph import Call, Node, nodes_in
+from localgrad.tracing.stand_ins import plain
 
 Dims = list[tuple[int, int]]  # each dimension is a * batch + c
 
