@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from localgrad import declared, listed
 from localgrad.errors import LocalgradError
 from localgrad.model_state import evaluation, sample_of
+from localgrad.summary import summary
 from localgrad.tracing import granularity as granularity_room
 from localgrad.tracing.units import cut_model
 from localgrad.unit import Unit
@@ -42,12 +43,27 @@ class Chain:
     (['0', '2'], 'tail')
     >>> chain.cuts(blocks=2)
     (1, 2)
+    >>> print(chain)
+    Sequential: 2 units and a tail, 2 legal cuts, 139 parameters
+      unit  parameters
+      0             40
+      2             72
+      tail          27
+
+    Args:
+        model: the user's model.
+        units, tail: its parts in order.
+        published_cuts: cut tables of papers, by number of blocks.
+        outputs: shapes of what the units and the tail return, batch aside, where they are known.
+        ends: end of each block, in the chain of a learner.
     """
 
     model: nn.Module
     units: tuple[Unit, ...]
     tail: Unit
     published_cuts: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    outputs: tuple[torch.Size, ...] = ()
+    ends: tuple[int, ...] = ()
 
     @classmethod
     def of(
@@ -84,7 +100,7 @@ class Chain:
         try:
             found, tail = cut_model(model, example_input, granularity, units)
         except LocalgradError as error:
-            if units is None:
+            if units is None or str(error).startswith("units: "):
                 raise
             listed_units, last = listed.run_in_a_row(model, units, example_input, str(error))
             chain = cls(model, listed_units, last)
@@ -101,6 +117,14 @@ class Chain:
         chain = cls(model, *found)
         chain._check()
         return chain
+
+    def __str__(self) -> str:
+        return summary(self)
+
+    @property
+    def legal_cuts(self) -> int:
+        """The number of places where the model could be cut; the units take some of them."""
+        return self.tail.legal_cuts or len(self.units)
 
     def __len__(self) -> int:
         return len(self.units)

@@ -7,6 +7,7 @@ not detaching, is what saves the memory.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary, ref
@@ -259,6 +260,9 @@ def _assemble(
     if example is not None and any(link.length_unit == "layer" for link in links):
         depths = chain_depths(chain, example)
     groups = groups_of(stages, partial(receivers, chain, decoupling, depths))
+    ends = tuple(block.stop for block in decoupling.blocks)
+    outputs = (*shapes, out) if example is not None else ()
+    chain = replace(chain, outputs=outputs, ends=ends)
     shape = None if example is None or not needs_shape else example.shape[1:]
     layers = None if depths is None else layer_counts(depths)
     return LocalLearner(chain, decoupling, heads, stages, groups, shape, layers)

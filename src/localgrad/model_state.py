@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-_TABLES = ("_parameters", "_buffers", "_modules")
-
 
 @contextmanager
 def evaluation(modules: Iterable[nn.Module], training: bool = False) -> Iterator[None]:
@@ -26,25 +25,36 @@ def evaluation(modules: Iterable[nn.Module], training: bool = False) -> Iterator
 
 @contextmanager
 def unchanged(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Put buffers, attributes of modules and the random state back."""
+    """Put buffers, attributes of modules (with their dicts and lists) and the random state back."""
     modules = list(model.modules())
     attributes = [dict(vars(module)) for module in modules]
-    tables = [{name: dict(vars(module)[name]) for name in _TABLES} for module in modules]
+    held = [{k: copy.copy(v) for k, v in own.items() if _is_table(v)} for own in attributes]
     buffers = [(b, b.detach().clone()) for b in model.buffers()]
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         try:
             yield
         finally:
-            for module, own, inner in zip(modules, attributes, tables, strict=True):
+            for module, own, tables in zip(modules, attributes, held, strict=True):
                 vars(module).clear()
                 vars(module).update(own)
-                for name, table in inner.items():
-                    vars(module)[name].clear()
-                    vars(module)[name].update(table)
+                for name, content in tables.items():
+                    _refill(own[name], content)
             with torch.no_grad():
-                for buffer, content in buffers:
-                    if not torch.equal(buffer, content):  # batch norm counts no version
-                        buffer.copy_(content)
+                for buffer, value in buffers:
+                    if not torch.equal(buffer, value):  # batch norm counts no version
+                        buffer.copy_(value)
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, dict | list | set)
+
+
+def _refill(table: Any, content: Any) -> None:
+    table.clear()
+    if isinstance(table, list):
+        table.extend(content)
+    else:
+        table.update(content)
 
 
 def device_of(model: nn.Module) -> torch.device:

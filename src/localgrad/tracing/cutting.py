@@ -68,7 +68,7 @@ class Cutter:
         """Trace the model on ``x`` as it is now, and cut it."""
         found = trace(self.model, x, self.constants)
         larger = trace(self.model, rows_of(x, len(x) + 1), self.constants)
-        if [n.target for n in found.nodes] != [n.target for n in larger.nodes]:
+        if [n.title for n in found.nodes] != [n.title for n in larger.nodes]:
             raise LocalgradError(
                 f"{type(self.model).__name__} cannot be cut: for {len(x) + 1} rows it computes "
                 f"otherwise than for {len(x)}"

@@ -194,8 +194,12 @@ class _Cutter:
         joined: list[Span] = []
         for group in groups:
             parent = group[0].label.rpartition(".")[0]
-            alone = sum(_parent(g[0]) == parent for g in groups) == 1
-            label = parent if parent and alone and len(group) > 1 else group[0].label
+            alone = sum(_parent(g[0]) == parent for g in groups) == 1 and len(group) > 1
+            whole = any(
+                call.path == parent and group[0].start < call.first and call.last <= group[-1].stop
+                for call in self.trace.calls
+            )
+            label = parent if parent and (alone or whole) else group[0].label
             joined.append(Span(label, group[0].start, group[-1].stop))
         return [*joined, units[-1]]
 

@@ -59,6 +59,11 @@ class Node:
     def __repr__(self) -> str:
         return f"%{self.index}"
 
+    @property
+    def title(self) -> tuple[str, str]:
+        """What is done, in words: the same in another trace of the model."""
+        return self.kind, str(getattr(self.target, "__name__", self.target))
+
     def inputs(self) -> list[Node]:
         """Return the nodes that it is computed from."""
         return [*nodes_in((self.args, self.kwargs)), *self.after]

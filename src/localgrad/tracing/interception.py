@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -56,7 +57,7 @@ def intercepted(tracer: Tracer) -> Iterator[None]:
         return functools.partial(made, vmap(function, *args, **kwargs))
 
     def applied(function: Any, *args: Any, **kwargs: Any) -> Any:
-        return made(functools.partial(original_apply, function), *args, **kwargs)
+        return made(MethodType(original_apply, function), *args, **kwargs)
 
     module_class: Any = nn.Module
     namespace: Any = torch

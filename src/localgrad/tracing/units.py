@@ -40,6 +40,11 @@ class TracedUnit(Unit):
         self.state.setdefault("keeps_input", x._version == version)
         return out
 
+    @property
+    def legal_cuts(self) -> int:
+        """The number of places where the model can be cut."""
+        return self.cutter.cuts[0].legal
+
     def _detached(self, step: Step) -> bool:
         read = self.cutter.parameters_of(step)
         return any(self.cutter.owner.get(id(p), self.index) < self.first for p in read)
