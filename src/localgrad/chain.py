@@ -131,9 +131,10 @@ class Chain:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Run the units and the tail; the same arithmetic as the model's own forward."""
-        for unit in self.units:
-            x = unit(x)
-        return self.tail(x)
+        source = x
+        for unit in (*self.units, self.tail):
+            x = unit.seeing(source)(x)
+        return x
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -203,13 +204,13 @@ class Chain:
         Runs the chain once in eval mode on at most two rows; leaves buffers, modes and the random
         state as they were.
         """
-        x = self.sample(example_input)
+        x = source = self.sample(example_input)
         shapes: list[torch.Size] = []
         with evaluation(self.model.modules()):
             for unit in (*self.units, self.tail):
                 before = tuple(x.shape[1:])
                 try:
-                    x = unit(x)
+                    x = unit.seeing(source)(x)
                 except (RuntimeError, ValueError, IndexError) as error:
                     reason = str(error).splitlines()[0]
                     raise LocalgradError(

@@ -36,6 +36,8 @@ class Site:
         shapes: output shape of each unit, without the batch dimension.
         classes: size of the network's output.
         image: shape of the network's input, without the batch dimension.
+        tokens: number of tokens, where the network scores each of them (a language model); heads
+            then do so too.
     """
 
     chain: Chain
@@ -43,6 +45,7 @@ class Site:
     shapes: list[torch.Size]
     classes: int
     image: torch.Size
+    tokens: int | None = None
 
     @property
     def arrange(self) -> Arrange:
@@ -79,7 +82,22 @@ class Site:
                 f"a head at unit {self.chain.names[self.unit]!r} got one number per input: "
                 "expected channels"
             )
-        return pool_for(self.shape)
+        if self.tokens is None:
+            return pool_for(self.shape)
+        if len(self.shape) != 2 or self.shape[0] != self.tokens:
+            raise LocalgradError(
+                f"the network scores each of {self.tokens} tokens, but unit "
+                f"{self.chain.names[self.unit]!r} returns {tuple(self.shape)}: cut elsewhere"
+            )
+        return nn.Identity()
+
+    def only_whole_inputs(self, head: str) -> None:
+        """Refuse a network that scores every token."""
+        if self.tokens is not None:
+            raise LocalgradError(
+                f"head {head!r} scores whole inputs, the network scores each token: use "
+                "'pool_linear', 'conv_mlp' or 'auglocal'"
+            )
 
 
 def pool_linear(site: Site) -> nn.Module:
@@ -115,6 +133,7 @@ def conv_mlp(site: Site, features: int = 128) -> nn.Module:
 
 def dgl(site: Site) -> nn.Module:
     """DGL's head: pool to a quarter, three 1x1 convolutions, pool to 2x2, two hidden layers."""
+    site.only_whole_inputs("dgl")
     layers: list[nn.Module] = [] if site.is_map else [site.pool()]
     width = site.width
     if site.is_map:
@@ -156,6 +175,7 @@ def predsim(site: Site, values: int = 2048) -> nn.Module:
     The classifier sees the map pooled to at most ``values`` numbers (the pool's height and width
     double in turn) and starts at zero, as in the released code.
     """
+    site.only_whole_inputs("predsim")
     if not site.is_map:
         linear = nn.Linear(site.width, site.classes)
         nn.init.zeros_(linear.weight)
@@ -217,6 +237,7 @@ class InfoProHead(nn.Module):
 
 def infopro(site: Site, decode: bool, classify: bool, mode: str, features: int = 128) -> nn.Module:
     """InfoPro's two branches; ``mode`` is ``"contrast"`` or ``"softmax"``."""
+    site.only_whole_inputs("infopro")
     if decode and not (site.is_map and len(site.image) == 3):
         raise LocalgradError("InfoPro's decoder needs feature maps and images")
     decoder = Decoder(site.width, site.image) if decode else None
@@ -257,9 +278,11 @@ def auglocal(site: Site, units: list[str]) -> nn.Module:
     seen = arrange.shape(shape)
     width = seen[0] if len(seen) == 3 else seen[-1]
     order = [arrange] if arrange.needed else []
-    norm = [nn.BatchNorm1d(width)] if len(units) == 1 else []
+    single = len(units) == 1 and site.tokens is None
+    norm = [nn.BatchNorm1d(width)] if single else []
+    pool = replace(site, unit=site.chain.index(units[-1])).pool() if site.tokens else pool_for(seen)
     end = nn.Linear(width, site.classes)
-    return nn.Sequential(*copies, *order, pool_for(seen), *norm, end)
+    return nn.Sequential(*copies, *order, pool, *norm, end)
 
 
 HEADS: dict[str, Callable[..., nn.Module]] = {

@@ -79,10 +79,11 @@ def _weight(node: Any) -> nn.Parameter | None:
 
 def chain_depths(chain: Chain, example_input: Tensor) -> list[dict[nn.Parameter, int]]:
     """Return :func:`layer_depths` of each unit of a chain."""
-    x = chain.sample(example_input)
+    x = source = chain.sample(example_input)
     found = []
     with torch.no_grad(), evaluation(chain.model.modules()):
-        for unit in chain.units:
+        for each in chain.units:
+            unit = each.seeing(source)
             found.append(layer_depths(unit, x))
             x = unit(x)
     return found

@@ -117,11 +117,11 @@ class LocalLearner(nn.Module):
         None stands for a head without a classifier. The last entry is the network's own output.
         Call ``learner.eval()`` before: ``learner.backbone.eval()`` leaves the heads as they are.
         """
-        scores = []
+        scores, source = [], x
         for stage in self._stages:
             for unit in stage.units:
-                x = unit(x)
-            scores.append(logits_of(stage.head(x)))
+                x = unit.seeing(source)(x)
+            scores.append(logits_of(stage.scores(x, source)))
         return scores
 
     def reach(self) -> list[list[bool]]:
@@ -232,14 +232,15 @@ def _assemble(
     if needs_shape and example is None:
         raise LocalgradError(f"{decoupling.method} builds heads from shapes: give example_input=x")
     shapes: list[torch.Size] = []
-    classes = 0
+    classes, tokens = 0, None
     if example is not None:
         shapes, out = chain.shapes(example)
-        if needs_shape and len(out) != 1:
+        if needs_shape and len(out) not in (1, 2):
             raise LocalgradError(
-                f"the network returns {tuple(out)} per input: expected (classes,) scores"
+                f"the network returns {tuple(out)} per input: expected scores, (classes,) or "
+                "(tokens, classes)"
             )
-        classes = out[-1]
+        classes, tokens = (out[-1] if out else 0), (out[0] if len(out) == 2 else None)
     heads: list[nn.Module] = []
     stages: list[Stage] = []
     for k, block in enumerate(decoupling.blocks):
@@ -247,7 +248,8 @@ def _assemble(
         head: nn.Module | Unit = chain.tail.within(first)
         if block.head is not None:
             assert example is not None
-            site = head_room.Site(chain, block.stop - 1, shapes, classes, example.shape[1:])
+            image = example.shape[1:]
+            site = head_room.Site(chain, block.stop - 1, shapes, classes, image, tokens)
             head = _placed(head_room.build(block.head, site), chain.model)
             heads.append(head)
         units = tuple(unit.within(first) for unit in chain.units[block.start : block.stop])

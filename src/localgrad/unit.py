@@ -41,6 +41,14 @@ class Unit:
         """Yield parameters of earlier units that this one reads too (a shared position bias)."""
         return iter(())
 
+    def seeing(self, source: Tensor) -> Unit:
+        """Return the unit for one run of the network on ``source``, its very input.
+
+        Some units read the network's token numbers again: a pooling that looks for the last one
+        that is no padding, a mask.
+        """
+        return self
+
     def within(self, first: int) -> Unit:
         """Return the unit as part of a block that starts at unit ``first``.
 

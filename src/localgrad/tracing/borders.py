@@ -29,7 +29,9 @@ class Borders:
             alive = [n for n in alive if self.last[n.index] > node.index]
             if node.live and self.last.get(node.index, -1) > node.index:
                 alive.append(node)
-            if len(alive) == 1 and alive[0].shape:
+            if not alive:  # token numbers, before they meet a weight
+                self.tensor[node.index] = trace.nodes[0]
+            elif len(alive) == 1 and alive[0].shape:
                 self.tensor[node.index] = alive[0]
         self.tensor[len(trace.nodes) - 1] = trace.output
 

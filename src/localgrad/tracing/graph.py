@@ -27,8 +27,11 @@ class Node:
         kind: ``input``, ``attribute`` (a parameter or buffer), ``module`` or ``function``.
         target: the attribute's or module's path, or the function.
         args, kwargs: what it is called with; nodes stand for results.
-        live: depends on the input's content (or is random, or writes in place), so that it can
-            neither be left out nor computed a second time.
+        live: has to cross a cut, since it can neither be left out nor computed a second time: it
+            carries the input's content through weights, is random, or writes in place. Token
+            numbers, and what is made of them without weights, are not.
+        data: depends on the input's content.
+        learned: made from parameters.
         shape, dtype: of the result where it is a tensor.
         storage: where the result lies, as long as it lives.
         grad: False inside ``torch.no_grad()``.
@@ -43,6 +46,8 @@ class Node:
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
     live: bool = True
+    data: bool = False
+    learned: bool = False
     shape: torch.Size | None = None
     dtype: torch.dtype | None = None
     storage: int | None = None

@@ -112,6 +112,7 @@ class Slice:
         steps: in order.
         modes: modules that were asked whether they are in training, and their answers.
         sizes: how the sizes of tensors of earlier parts, asked for here, follow from the batch.
+        first: the model's input, where the steps read its content (token numbers) again.
         source_size: how those of ``source`` do.
     """
 
@@ -120,17 +121,27 @@ class Slice:
     steps: list[Step]
     modes: list[tuple[str, bool]]
     sizes: dict[Node, Dims]
+    first: Node | None = None
     source_size: Dims = field(default_factory=list)
 
-    def run(self, x: Tensor, names: Names, detached: Callable[[Step], bool]) -> Tensor:
+    def run(
+        self,
+        x: Tensor,
+        names: Names,
+        detached: Callable[[Step], bool],
+        seen: Tensor | None = None,
+    ) -> Tensor:
         """Compute the part's output.
 
         Args:
             x: the tensor at the border before.
             names: where submodules and parameters are found.
             detached: whether the gradient of a step that is given stops there.
+            seen: the model's input, which some parts read again.
         """
         results: dict[Node, Any] = {self.source: x}
+        if self.first is not None:
+            results[self.first] = seen
         for node, dims in self.sizes.items():
             size = [a * self._batch(x) + c for a, c in dims]
             results[node] = torch.empty((), dtype=node.dtype, device=x.device).expand(size)

@@ -30,27 +30,34 @@ def slice_between(trace: Trace, start: int, stop: int, source: Node, target: Nod
     # what is made of sizes and parameters is computed here, wherever the model does it; live
     # tensors of earlier parts can only be asked for their sizes: that is what a cut means
     empty: dict[Node, Any] = {}
-    waiting = [target]
+    first = None
+    waiting = [(target, False)]
     for step in steps:
-        waiting += nodes_in(step.arguments)
-        waiting += step.node.after if step.call is None else []
+        size_only = step.call is None and step.node.content_free
+        needed = nodes_in(step.arguments) + (step.node.after if step.call is None else [])
+        waiting += [(node, size_only) for node in needed]
     while waiting:
-        node = waiting.pop()
-        if node in made or node in empty:
+        node, size_only = waiting.pop()
+        if node in made or (node in empty and (node.live or size_only)):
             continue
-        if node.live:
+        if node.live or (node.kind == "input" and size_only):
             empty[node] = []
-            continue
-        made.add(node)
-        steps.append(Step(node, given=node.index <= start))
-        waiting += node.inputs()
+        elif node.kind == "input":
+            made.add(node)
+            first = node
+        else:
+            made.add(node)
+            steps.append(Step(node, given=node.index <= start))
+            waiting += [(needed_by, node.content_free) for needed_by in node.inputs()]
+    if first is not None:
+        empty.pop(first, None)
     steps.sort(key=lambda step: step.index)
     _forget(steps, target)
     modes = {
         (path, training) for position, path, training in trace.modes
         if start < position <= stop and position not in covered
     }  # fmt: skip
-    return Slice(source, target, steps, sorted(modes), empty)
+    return Slice(source, target, steps, sorted(modes), empty, first)
 
 
 def _whole_calls(trace: Trace, start: int, stop: int, target: Node) -> list[Call]:

@@ -67,6 +67,7 @@ class Tracer:
         self.paths = {id(m): path for path, m in reversed(list(model.named_modules()))}
         named = (*model.named_parameters(), *model.named_buffers())
         self.names = {id(t): name for name, t in named}
+        self.parameters = {name for name, _ in model.named_parameters()}
         self.constants = {id(t) for m in model.modules() for t in tensors_in(vars(m))}
         self.autocast = torch.is_autocast_enabled(example.device.type)
         self.writers: dict[int, list[Node]] = {}  # storage -> writes in place
@@ -124,7 +125,7 @@ class Tracer:
         self.nodes.pop()
         name = getattr(node.target, "__name__", "")
         about_kind = name == "__get__" or name in FACTS
-        asked = not about_kind and any(n.live for n in node.inputs())
+        asked = not about_kind and any(n.data for n in node.inputs())
         if not asked or (node.target is Tensor.__bool__ and certain(node.args[0])):
             return value
         if self.strict or not isinstance(value, bool):
@@ -138,16 +139,26 @@ class Tracer:
     def _add(self, kind: str, target: Any, args: Any, kwargs: Any, value: Any) -> tuple[Node, Any]:
         """Append a node; return it and the stand-in for its result."""
         node = Node(len(self.nodes), kind, target, args, kwargs)
-        if kind == "attribute":
-            node.live = False
-        elif kind != "input":
-            node.live = not node.content_free and any(n.live for n in node.inputs())
+        sources = [] if node.content_free else node.inputs()
+        node.data = kind == "input" or any(source.data for source in sources)
+        node.learned = any(source.learned for source in sources) or self._has_weights(node)
+        if kind == "input":
+            node.live = value.is_floating_point() or value.is_complex()
+        else:
+            node.live = any(source.live for source in sources) or (node.data and node.learned)
         for source in node.inputs():
             node.after.extend(self.writers.get(source.storage or 0, ()))
         node.grad = torch.is_grad_enabled()
         node.autocast = not self.autocast or torch.is_autocast_enabled(self.example.device.type)
         self.nodes.append(node)
         return node, self._stand_in(node, value)
+
+    def _has_weights(self, node: Node) -> bool:
+        if node.kind == "attribute":
+            return node.target in self.parameters
+        if node.kind != "module":
+            return False
+        return any(True for _ in self.model.get_submodule(node.target).parameters())
 
     def _stand_in(self, node: Node, value: Any) -> Any:
         """Return what the model gets: stand-ins in the place of tensors and sizes."""
@@ -157,7 +168,7 @@ class Tracer:
                 self.kept.append(value)
                 node.storage = storage_of(value)
             return traced_tensor(self, node, value)
-        if type(value) is int and not node.live:
+        if type(value) is int and not node.data:
             return TracedInt(self, node, value)
         if isinstance(value, tuple | list) and holds(value, Tensor):
             parts = [self._part(node, i, part) for i, part in enumerate(value)]

@@ -26,6 +26,7 @@ class TracedUnit(Unit):
     cutter: Cutter
     index: int
     first: int = 0
+    seen: Tensor | None = None
     state: dict[str, bool] = field(default_factory=dict)
     traced: ClassVar[bool] = True
 
@@ -36,7 +37,11 @@ class TracedUnit(Unit):
             # before it still reads; the first run tells
             x = x.clone()
         version = x._version
-        out = part.run(x, self.cutter.names, self._detached)
+        if part.first is not None and self.seen is None:
+            raise LocalgradError(
+                f"unit {self.name!r} reads the network's input again: call unit.seeing(input)(x)"
+            )
+        out = part.run(x, self.cutter.names, self._detached, self.seen)
         self.state.setdefault("keeps_input", x._version == version)
         return out
 
@@ -60,6 +65,11 @@ class TracedUnit(Unit):
         for parameter in self.cutter.read(self.index, given=True):
             if id(parameter) not in own and self.cutter.owner[id(parameter)] < self.index:
                 yield parameter
+
+    def seeing(self, source: Tensor) -> TracedUnit:
+        """Return the unit for one run of the network on ``source``."""
+        reads = any(cut.slices[self.index].first is not None for cut in self.cutter.cuts)
+        return replace(self, seen=source) if reads else self
 
     def within(self, first: int) -> TracedUnit:
         """Return the unit as part of a block that starts at unit ``first``."""
@@ -153,8 +163,9 @@ def _compare(model: nn.Module, units: list[TracedUnit], cutter: Cutter, training
 
 def _in_turn(units: list[TracedUnit]) -> Any:
     def run(x: Tensor) -> Tensor:
+        source = x
         for unit in units:
-            x = unit(x)
+            x = unit.seeing(source)(x)
         return x
 
     return run
