@@ -1,8 +1,8 @@
 """The architectures of the table: small, without weights, by family.
 
 Every entry is (family, name, maker, input shape): the maker returns a model with 5 classes. They
-come as torchvision, timm and transformers build them; the last group wraps a language model's
-body into a classifier, since its own head also reads the token numbers.
+come as torchvision, timm and transformers build them; one group wraps a language model's body
+into a classifier, and the last one scores every token.
 """
 
 from __future__ import annotations
@@ -112,6 +112,10 @@ CLASSIFIERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "electra": ("ElectraConfig", "ElectraForSequenceClassification",
                 {**WIDE, "embedding_size": 16}),
     "deberta_v2": ("DebertaV2Config", "DebertaV2ForSequenceClassification", WIDE),
+    "gpt2": ("GPT2Config", "GPT2ForSequenceClassification", {**GPT, "pad_token_id": 0}),
+    "llama": ("LlamaConfig", "LlamaForSequenceClassification", {**WIDE, "pad_token_id": 0}),
+    "opt": ("OPTConfig", "OPTForSequenceClassification",
+            {**SMALL, "ffn_dim": 64, "word_embed_proj_dim": 32, "max_position_embeddings": 64}),
     "mpnet": ("MPNetConfig", "MPNetForSequenceClassification", WIDE),
     "vit": ("ViTConfig", "ViTForImageClassification", VISION),
     "beit": ("BeitConfig", "BeitForImageClassification", VISION),
@@ -144,6 +148,17 @@ BODIES: dict[str, tuple[str, str, dict[str, Any]]] = {
                      {"d_model": 32, "d_ff": 64, "d_kv": 16, "num_layers": 3, "num_heads": 2,
                       "vocab_size": 99}),
 }  # fmt: skip
+LANGUAGE: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "gpt2": ("GPT2Config", "GPT2LMHeadModel", GPT),
+    "llama": ("LlamaConfig", "LlamaForCausalLM", WIDE),
+    "pythia (gpt_neox)": ("GPTNeoXConfig", "GPTNeoXForCausalLM", WIDE),
+    "opt": ("OPTConfig", "OPTForCausalLM", CLASSIFIERS["opt"][2]),
+    "bert": ("BertConfig", "BertForMaskedLM", WIDE),
+    "mixtral": ("MixtralConfig", "MixtralForCausalLM",
+                {**WIDE, "num_local_experts": 2, "num_key_value_heads": 1}),
+    "mamba": ("MambaConfig", "MambaForCausalLM",
+              {"hidden_size": 32, "num_hidden_layers": 3, "vocab_size": 99, "state_size": 4}),
+}  # fmt: skip
 
 
 class Classifier(nn.Module):
@@ -173,6 +188,9 @@ def entries() -> list[Entry]:
     for name, (config, model, options) in BODIES.items():
         body = _transformer(config, model, options)
         found.append((name, f"transformers:{model}", partial(_classifier, body), TOKENS))
+    for name, (config, model, options) in LANGUAGE.items():
+        maker = _transformer(config, model, {**options, "tie_word_embeddings": False})
+        found.append((name, f"transformers:{model}", maker, TOKENS))
     return found
 
 
@@ -225,6 +243,7 @@ def _transformer(config: str, model: str, options: dict[str, Any]) -> Callable[[
     def make() -> nn.Module:
         import transformers
 
+        transformers.logging.set_verbosity_error()
         made: nn.Module = getattr(transformers, model)(getattr(transformers, config)(**options))
         return made
 

@@ -65,10 +65,14 @@ class MeanClassifier(nn.Module):
         return self.head(self.body(tokens, use_cache=False).last_hidden_state.mean(1))
 
 
+GPT2 = {
+    "n_embd": 16, "n_layer": 2, "n_head": 2, "vocab_size": 40, "num_labels": 5,
+    "bos_token_id": None, "eos_token_id": None, "pad_token_id": 0, "tie_word_embeddings": False,
+}  # fmt: skip
+
+
 def gpt2() -> nn.Module:
-    options = {"n_embd": 16, "n_layer": 2, "n_head": 2, "vocab_size": 40}
-    special = {"bos_token_id": None, "eos_token_id": None}
-    return MeanClassifier(transformers("GPT2Model", "GPT2Config", **options, **special))
+    return MeanClassifier(transformers("GPT2Model", "GPT2Config", **GPT2))
 
 
 def t5() -> nn.Module:
@@ -110,6 +114,11 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "convnext": (lambda: timm("convnext_atto"), IMAGES),
     "bert": (bert, TOKENS),
     "gpt2": (gpt2, TOKENS),
+    "gpt2_lm": (lambda: transformers("GPT2LMHeadModel", "GPT2Config", **GPT2), TOKENS),
+    "gpt2_classifier": (
+        lambda: transformers("GPT2ForSequenceClassification", "GPT2Config", **GPT2),
+        TOKENS,
+    ),
     "t5": (t5, TOKENS),
     "skips": (Skips, (3, 8, 8)),
 }

@@ -59,9 +59,7 @@ class _Losses(TorchFunctionMode):
         self.target, self.only_announced = target, announced
         self.announced = self.called = 0
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is announce:
             loss, index = args
             self.announced += 1

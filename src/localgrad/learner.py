@@ -190,9 +190,7 @@ def decouple(
         model = model.chain
     owner = _decoupled.get(model.model if isinstance(model, Chain) else model)
     if owner is not None and owner() is not None:
-        raise LocalgradError(
-            "this model is decoupled already: call release() on its learner first"
-        )
+        raise LocalgradError("this model is decoupled already: call release() on its learner first")
     if isinstance(model, Chain):
         chain = model
     else:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+
 @contextmanager
 def evaluation(modules: Iterable[nn.Module], training: bool = False) -> Iterator[None]:
     """Put modules in eval mode (or all in training mode), and each back into its own."""

@@ -158,6 +158,7 @@ class Slice:
                 results[step.node] = out
             else:
                 results.update(_matched(step.call.output, out))
+            del args, kwargs, out  # the next step must not find them in memory
             for node in step.done:
                 results.pop(node, None)
         found: Tensor = results[self.target]

@@ -234,6 +234,7 @@ class Tracer:
         inputs = self.noted(args), self.noted(kwargs)
         try:
             out = module.forward(*args, **kwargs)
+            output = self.noted(out)
         except Exception as error:  # whatever goes wrong on stand-ins may go right on tensors
             del self.nodes[mark[0] :], self.calls[mark[1] :], self.modes[mark[2] :]
             result = self._leaf(path, module, args, kwargs)
@@ -241,7 +242,7 @@ class Tracer:
             return result
         if len(self.nodes) > mark[0]:
             last = len(self.nodes) - 1
-            self.calls.append(Call(path, mark[0], last, *inputs, self.noted(out)))
+            self.calls.append(Call(path, mark[0], last, *inputs, output))
         return out
 
     def _leaf(self, path: str, module: nn.Module, args: Any, kwargs: Any) -> Any:
