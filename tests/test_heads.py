@@ -479,8 +479,10 @@ def test_heads_that_cannot_be_built(part: Part, message: str) -> None:
         build(part, site(6, 4, 4))
 
 
-def test_a_head_needs_a_map_or_a_vector() -> None:
+def test_a_sequence_is_pooled_over_its_tokens() -> None:
     layers = [nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU()]
     model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(12, 2))
-    with pytest.raises(LocalgradError, match=r"a head at unit '0' got the shape \(3, 4\)"):
-        localgrad.decouple(model, "greedy", cuts=["0"], example_input=torch.zeros(2, 3, 4))
+    x = torch.randn(2, 3, 4)
+    learner = localgrad.decouple(model, "greedy", cuts=["0"], example_input=x)
+    hidden = torch.relu(model[0](x))
+    assert torch.equal(learner.exits(x)[0], learner.heads[0][1](hidden.mean(1)))

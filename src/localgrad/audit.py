@@ -157,13 +157,19 @@ def audit(
     )
 
 
-def _columns(model: nn.Module) -> dict[str, Sequence[nn.Parameter]]:
-    try:
-        chain = model.chain if isinstance(model, LocalLearner) else Chain.of(model)
-    except LocalgradError:
-        children = {name: list(child.parameters()) for name, child in model.named_children()}
-        return {name: ps for name, ps in children.items() if ps}
-    return {unit.name: list(unit.parameters()) for unit in (*chain.units, chain.tail)}
+def _columns(model: nn.Module | Chain) -> dict[str, Sequence[nn.Parameter]]:
+    if isinstance(model, LocalLearner):
+        model = model.chain
+    if not isinstance(model, Chain):
+        try:
+            chain = Chain.declared(model)
+        except LocalgradError:
+            chain = None
+        if chain is None:
+            children = {name: list(child.parameters()) for name, child in model.named_children()}
+            return {name: ps for name, ps in children.items() if ps}
+        model = chain
+    return {unit.name: list(unit.parameters()) for unit in (*model.units, model.tail)}
 
 
 @contextmanager

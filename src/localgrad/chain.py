@@ -1,6 +1,7 @@
 """A network as a chain of units: pieces between which exactly one tensor is alive.
 
-A chain is built from an ``nn.Sequential`` or from any module that says what its units are:
+A chain is built from an ``nn.Sequential``, from any other module by tracing it, or from a module
+that says itself what its units are:
 
 * ``chain_units()`` returns ``{label: (submodule name, ...)}``, each unit's submodules in the
   order in which they run;
@@ -14,56 +15,26 @@ The chain holds references to the model's own submodules and adds nothing to the
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
+from localgrad import declared, listed
 from localgrad.errors import LocalgradError
-from localgrad.layers import GlobalAvgPool
+from localgrad.model_state import evaluation, sample_of
+from localgrad.summary import summary
+from localgrad.tracing import granularity as granularity_room
+from localgrad.tracing.units import cut_model
+from localgrad.unit import Unit
 
-_NORMS = (
-    nn.modules.batchnorm._NormBase,
-    nn.GroupNorm,
-    nn.LayerNorm,
-    nn.RMSNorm,
-    nn.LocalResponseNorm,
-)
-_TAIL_PARTS = (
-    nn.Flatten,
-    nn.Dropout,
-    nn.Identity,
-    nn.AdaptiveAvgPool1d,
-    nn.AdaptiveAvgPool2d,
-    nn.AvgPool1d,
-    nn.AvgPool2d,
-    GlobalAvgPool,
-)
-
-
-@dataclass(frozen=True, eq=False)
-class Unit:
-    """An indivisible piece of the network: submodules that run one after the other."""
-
-    name: str
-    parts: tuple[nn.Module, ...]
-
-    def __call__(self, x: Tensor) -> Tensor:
-        for part in self.parts:
-            x = part(x)
-        return x
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """Yield the unit's parameters, frozen ones too."""
-        for part in self.parts:
-            yield from part.parameters()
+__all__ = ["Chain", "Unit"]
 
 
 @dataclass(frozen=True, eq=False)
 class Chain:
-    """A model cut into ``units``, then a ``tail`` (pool, classifier) that joins the last block.
+    """A model in ``units``, then a ``tail`` (pool, classifier) that stays with the last block.
 
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.Linear(8, 3))
     >>> chain = Chain.of(model)
@@ -71,42 +42,98 @@ class Chain:
     (['0', '2'], 'tail')
     >>> chain.cuts(blocks=2)
     (1, 2)
+    >>> print(chain)
+    Sequential: 2 units and a tail, 2 legal cuts, 139 parameters
+      unit  parameters
+      0             40
+      2             72
+      tail          27
+
+    Args:
+        model: the user's model.
+        units, tail: its parts in order.
+        published_cuts: cut tables of papers, by number of blocks.
+        outputs: shapes of what the units and the tail return, batch aside, where they are known.
+        ends: end of each block, in the chain of a learner.
     """
 
     model: nn.Module
     units: tuple[Unit, ...]
     tail: Unit
     published_cuts: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    outputs: tuple[torch.Size, ...] = ()
+    ends: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, model: nn.Module) -> Chain:
+    def of(
+        cls,
+        model: nn.Module,
+        example_input: Tensor | None = None,
+        granularity: str = "unit",
+        units: Sequence[str] | None = None,
+    ) -> Chain:
         """Cut ``model`` into units.
 
+        An ``nn.Sequential`` and a model that says what its units are are taken at their word.
+        Any other module is traced: its forward runs on stand-ins, and it can be cut wherever
+        exactly one tensor is alive.
+
+        Args:
+            model: any module that maps one tensor to one (or to an object with ``logits``).
+            example_input: a batch of inputs, ``(batch, ...)``, to trace with; without it one is
+                made up to fit the first layer.
+            granularity: ``"unit"``: residual blocks, transformer layers, layers with the norm and
+                activation that follow; ``"layer"``: finer, wherever a cut is legal between two
+                layers; ``"stage"``: units of one container and resolution, joined.
+            units: names of the submodules that units end with, in place of a granularity; where
+                the model cannot be traced, they must run in a row and the last one is the tail.
+
         Raises:
-            LocalgradError: the model is neither an ``nn.Sequential`` nor defines
-                ``chain_units``/``chain_tail``, has no unit before its last layer, or has a
-                parameter in none of its units.
+            LocalgradError: the model has no legal cut, needs several inputs, returns several
+                tensors, lets its path depend on data, or has a parameter in none of its units.
         """
-        if hasattr(model, "chain_units"):
-            chain = _declared(model)
-        elif isinstance(model, nn.Sequential) and type(model).forward is nn.Sequential.forward:
-            chain = _sequential(model)
-        else:
-            raise LocalgradError(
-                f"{type(model).__name__} cannot be cut: give an nn.Sequential (with its own "
-                "forward), or define chain_units() and chain_tail() on it"
-            )
+        granularity_room.check(granularity)
+        chain = cls.declared(model) if granularity == "unit" and units is None else None
+        if chain is not None:
+            return chain
+        try:
+            found, tail = cut_model(model, example_input, granularity, units)
+        except LocalgradError as error:
+            if units is None or str(error).startswith("units: "):
+                raise
+            listed_units, last = listed.run_in_a_row(model, units, example_input, str(error))
+            chain = cls(model, listed_units, last)
+            chain._check()
+            return chain
+        return cls(model, tuple(found), tail)
+
+    @classmethod
+    def declared(cls, model: nn.Module) -> Chain | None:
+        """Return the chain of a model that is a sequence or says what its units are, else None."""
+        found = declared.declared(model)
+        if found is None:
+            return None
+        chain = cls(model, *found)
         chain._check()
         return chain
+
+    def __str__(self) -> str:
+        return summary(self)
+
+    @property
+    def legal_cuts(self) -> int:
+        """The number of places where the model could be cut; the units take some of them."""
+        return self.tail.legal_cuts or len(self.units)
 
     def __len__(self) -> int:
         return len(self.units)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Run the units and the tail; the same arithmetic as the model's own forward."""
-        for unit in self.units:
-            x = unit(x)
-        return self.tail(x)
+        source = x
+        for unit in (*self.units, self.tail):
+            x = unit.seeing(source)(x)
+        return x
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -176,13 +203,13 @@ class Chain:
         Runs the chain once in eval mode on at most two rows; leaves buffers, modes and the random
         state as they were.
         """
-        x = self.sample(example_input)
+        x = source = self.sample(example_input)
         shapes: list[torch.Size] = []
         with evaluation(self.model.modules()):
             for unit in (*self.units, self.tail):
                 before = tuple(x.shape[1:])
                 try:
-                    x = unit(x)
+                    x = unit.seeing(source)(x)
                 except (RuntimeError, ValueError, IndexError) as error:
                     reason = str(error).splitlines()[0]
                     raise LocalgradError(
@@ -200,9 +227,13 @@ class Chain:
     def check(self, example_input: Tensor) -> None:
         """Run the chain and the model on at most two rows, in eval mode.
 
+        A traced chain was compared with its model when it was cut.
+
         Raises:
             LocalgradError: the units in their order do not give what the model gives.
         """
+        if self.tail.traced:
+            return
         x = self.sample(example_input)
         with evaluation(self.model.modules()):
             ours, theirs = self(x), self.model(x)
@@ -216,8 +247,7 @@ class Chain:
 
     def sample(self, example_input: Tensor) -> Tensor:
         """Return a copy of at most two rows, on the model's device and in its precision."""
-        x = example_input[:2].to(_device(self.model), copy=True)
-        return x.to(_dtype(self.model)) if x.is_floating_point() else x
+        return sample_of(example_input, self.model)
 
     def _check(self) -> None:
         if not self.units:
@@ -230,74 +260,3 @@ class Chain:
         for name, parameter in self.model.named_parameters():
             if id(parameter) not in held:
                 raise LocalgradError(f"parameter {name!r} is in no unit of the chain")
-
-
-@contextmanager
-def evaluation(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Put modules in eval mode, and each back into its own."""
-    modes = [(module, module.training) for module in modules]
-    for module, _ in modes:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-def _device(model: nn.Module) -> torch.device:
-    tensor = next(model.parameters(), None)
-    return torch.device("cpu") if tensor is None else tensor.device
-
-
-def _dtype(model: nn.Module) -> torch.dtype:
-    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-
-
-def _declared(model: nn.Module) -> Chain:
-    def parts(names: Sequence[str]) -> tuple[nn.Module, ...]:
-        try:
-            return tuple(model.get_submodule(name) for name in names)
-        except AttributeError as error:
-            raise LocalgradError(f"{type(model).__name__}: {error}") from error
-
-    units: dict[str, tuple[str, ...]] = model.chain_units()  # type: ignore[operator]
-    tail: tuple[str, ...] = model.chain_tail()  # type: ignore[operator]
-    published = model.chain_cuts() if hasattr(model, "chain_cuts") else {}  # type: ignore[operator]
-    return Chain(
-        model,
-        tuple(Unit(label, parts(names)) for label, names in units.items()),
-        Unit("tail", parts(tail)),
-        dict(published),
-    )
-
-
-def _flat(module: nn.Sequential, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    for name, child in module._modules.items():  # named_children() would skip a shared ReLU
-        if child is None:
-            continue
-        if type(child) is nn.Sequential:
-            yield from _flat(child, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", child
-
-
-def _weighted(module: nn.Module) -> bool:
-    return not isinstance(module, _NORMS) and any(True for _ in module.parameters())
-
-
-def _sequential(model: nn.Sequential) -> Chain:
-    """Group a layer that has weights with the norms, activations and pools that follow it."""
-    groups: list[list[tuple[str, nn.Module]]] = [[]]
-    for name, child in _flat(model):
-        if _weighted(child) and any(_weighted(part) for _, part in groups[-1]):
-            groups.append([])
-        groups[-1].append((name, child))
-    tail = [part for _, part in groups.pop()]
-    while groups and isinstance(groups[-1][-1][1], _TAIL_PARTS):
-        tail.insert(0, groups[-1].pop()[1])
-    units = []
-    for group in groups:
-        label = next(name for name, part in group if _weighted(part))
-        units.append(Unit(label, tuple(part for _, part in group)))
-    return Chain(model, tuple(units), Unit("tail", tuple(tail)))

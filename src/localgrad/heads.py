@@ -1,72 +1,29 @@
 """Auxiliary networks (heads), built from the shape of what a block hands over.
 
 A head builder is called as ``builder(site, **options)`` and returns a module from the block's
-output to logits ``(batch, classes)``, or to a :class:`~localgrad.losses.HeadOutput`. A builder
-of one's own is any importable callable with that signature.
+output, in the order of ``site.shape``, to logits ``(batch, classes)``, or to a
+:class:`~localgrad.losses.HeadOutput`. A builder of one's own is any importable callable with that
+signature.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from localgrad.chain import Chain
 from localgrad.decoupling import Part
 from localgrad.errors import LocalgradError
 from localgrad.layers import GlobalAvgPool
+from localgrad.layout import Arrange, pool_for
 from localgrad.losses import HeadOutput, resolve
 from localgrad.renewal import like
-
-
-@dataclass(frozen=True)
-class Site:
-    """Where a head stands.
-
-    Args:
-        chain: the network.
-        unit: index of the block's last unit, whose output the head receives.
-        shapes: output shape of each unit, without the batch dimension.
-        classes: size of the network's output.
-        image: shape of the network's input, without the batch dimension.
-    """
-
-    chain: Chain
-    unit: int
-    shapes: list[torch.Size]
-    classes: int
-    image: torch.Size
-
-    @property
-    def shape(self) -> torch.Size:
-        """Shape that the head receives: ``(channels, height, width)`` or ``(features,)``."""
-        return self.shapes[self.unit]
-
-    @property
-    def is_map(self) -> bool:
-        """Whether the head receives a feature map."""
-        return len(self.shape) == 3
-
-    @property
-    def width(self) -> int:
-        """Channels of a feature map, or features of a vector."""
-        return self.shape[0] if self.is_map else self.shape[-1]
-
-    def pool(self) -> nn.Module:
-        """Return the layer that leaves ``(batch, width)``."""
-        if self.is_map:
-            return GlobalAvgPool()
-        if len(self.shape) == 1:
-            return nn.Identity()
-        raise LocalgradError(
-            f"a head at unit {self.chain.names[self.unit]!r} got the shape {tuple(self.shape)}: "
-            "expected (channels, height, width) or (features,)"
-        )
+from localgrad.site import Site
 
 
 def pool_linear(site: Site) -> nn.Module:
@@ -86,7 +43,7 @@ def _conv_features(site: Site) -> tuple[list[nn.Module], int]:
     """
     if not site.is_map:
         return [site.pool()], site.width
-    last = site.shapes[-1][0]
+    last = site.last_width
     grows = site.width < last
     width = min(2 * site.width, last) if grows else site.width
     stride = 2 if grows and min(site.shape[1:]) > 1 else 1
@@ -102,7 +59,8 @@ def conv_mlp(site: Site, features: int = 128) -> nn.Module:
 
 def dgl(site: Site) -> nn.Module:
     """DGL's head: pool to a quarter, three 1x1 convolutions, pool to 2x2, two hidden layers."""
-    layers: list[nn.Module] = []
+    site.only_whole_inputs("dgl")
+    layers: list[nn.Module] = [] if site.is_map else [site.pool()]
     width = site.width
     if site.is_map:
         height, breadth = (math.ceil(size / 4) for size in site.shape[1:])
@@ -143,10 +101,12 @@ def predsim(site: Site, values: int = 2048) -> nn.Module:
     The classifier sees the map pooled to at most ``values`` numbers (the pool's height and width
     double in turn) and starts at zero, as in the released code.
     """
+    site.only_whole_inputs("predsim")
     if not site.is_map:
         linear = nn.Linear(site.width, site.classes)
         nn.init.zeros_(linear.weight)
-        return PredSimHead(nn.Linear(site.width, site.width, bias=False), linear)
+        head = PredSimHead(nn.Linear(site.width, site.width, bias=False), linear)
+        return head if len(site.shape) == 1 else nn.Sequential(site.pool(), head)
     width, height, breadth = site.shape
     pool = [1, 1]
     while width * _pooled(height, pool[0]) * _pooled(breadth, pool[1]) > values:
@@ -203,6 +163,7 @@ class InfoProHead(nn.Module):
 
 def infopro(site: Site, decode: bool, classify: bool, mode: str, features: int = 128) -> nn.Module:
     """InfoPro's two branches; ``mode`` is ``"contrast"`` or ``"softmax"``."""
+    site.only_whole_inputs("infopro")
     if decode and not (site.is_map and len(site.image) == 3):
         raise LocalgradError("InfoPro's decoder needs feature maps and images")
     decoder = Decoder(site.width, site.image) if decode else None
@@ -222,24 +183,32 @@ def auglocal(site: Site, units: list[str]) -> nn.Module:
     by more than a factor of 2, the next copy takes the next halving (released code).
     """
     copies: list[nn.Module] = []
-    shape = site.shape
+    arrange, shape = site.arrange, site.shapes[site.unit]
     halvings = 0
-    weight = next(site.chain.model.parameters())
+    weight = next(p for p in site.chain.model.parameters() if p.is_floating_point())
     for name in units:
         index = site.chain.index(name)
-        if len(shape) == 3 and site.shapes[index][0] > shape[0]:
-            halvings += max(1, int(math.log2(site.shapes[index][0] / shape[0])))
-        stride = 2 if halvings and len(shape) == 3 and min(shape[1:]) > 1 else 1
+        seen, wanted = arrange.shape(shape), replace(site, unit=index)
+        is_map = len(seen) == 3
+        if is_map and wanted.is_map and wanted.width > seen[0]:
+            halvings += max(1, int(math.log2(wanted.width / seen[0])))
+        stride = 2 if halvings and is_map and min(seen[1:]) > 1 else 1
         halvings -= stride - 1
-        copy = like(site.chain.units[index], shape, stride)
+        copy = like(site.chain.units[index], shape, stride, arrange.axis)
         with torch.no_grad():
             copy.eval()
             shape = copy(weight.new_zeros(2, *shape)).shape[1:]
             copy.train()
         copies.append(copy)
-    end = Site(site.chain, 0, [shape], site.classes, site.image)
-    norm = [nn.BatchNorm1d(end.width)] if len(units) == 1 else []
-    return nn.Sequential(*copies, end.pool(), *norm, nn.Linear(end.width, site.classes))
+        arrange = Arrange(wanted.arrange.axis, len(shape))
+    seen = arrange.shape(shape)
+    width = seen[0] if len(seen) == 3 else seen[-1]
+    order = [arrange] if arrange.needed else []
+    single = len(units) == 1 and site.tokens is None
+    norm = [nn.BatchNorm1d(width)] if single else []
+    pool = replace(site, unit=site.chain.index(units[-1])).pool() if site.tokens else pool_for(seen)
+    end = nn.Linear(width, site.classes)
+    return nn.Sequential(*copies, *order, pool, *norm, end)
 
 
 HEADS: dict[str, Callable[..., nn.Module]] = {
@@ -265,6 +234,8 @@ def build(part: Part, site: Site) -> nn.Module:
         raise LocalgradError(f"head {part}: {error}") from error
     if not isinstance(head, nn.Module):
         raise LocalgradError(f"head {part} is a {type(head).__name__}: a builder returns a module")
+    if site.arrange.needed and part.name != "auglocal":  # its copies take what units take
+        head = nn.Sequential(site.arrange, head)
     if part.name in HEADS:
         for module in head.modules():
             if isinstance(module, nn.Conv2d):

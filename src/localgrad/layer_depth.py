@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from localgrad.chain import Chain, Unit, evaluation
+from localgrad.chain import Chain, Unit
 from localgrad.decoupling import Decoupling, Link
+from localgrad.model_state import evaluation
 
 # what stands between a layer's node in the graph and its weight
 _VIEWS = ("TBackward", "PermuteBackward", "TransposeBackward", "ToCopyBackward", "ViewBackward")
@@ -34,7 +35,7 @@ def layer_depths(unit: Unit, x: Tensor) -> dict[nn.Parameter, int]:
     for parameter in frozen:  # an error crosses a frozen layer like any other
         parameter.requires_grad_(True)
     try:
-        with torch.enable_grad(), evaluation(m for part in unit.parts for m in part.modules()):
+        with torch.enable_grad(), evaluation(unit.modules()):
             out = unit(x.detach().clone())
     finally:
         for parameter in frozen:
@@ -78,10 +79,11 @@ def _weight(node: Any) -> nn.Parameter | None:
 
 def chain_depths(chain: Chain, example_input: Tensor) -> list[dict[nn.Parameter, int]]:
     """Return :func:`layer_depths` of each unit of a chain."""
-    x = chain.sample(example_input)
+    x = source = chain.sample(example_input)
     found = []
     with torch.no_grad(), evaluation(chain.model.modules()):
-        for unit in chain.units:
+        for each in chain.units:
+            unit = each.seeing(source)
             found.append(layer_depths(unit, x))
             x = unit(x)
     return found

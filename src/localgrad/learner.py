@@ -7,6 +7,7 @@ not detaching, is what saves the memory.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary, ref
@@ -24,6 +25,7 @@ from localgrad.errors import LocalgradError
 from localgrad.layer_depth import chain_depths, layer_counts, receivers
 from localgrad.losses import logits_of
 from localgrad.segments import Group, Stage, Walk, groups_of
+from localgrad.site import Site
 
 _decoupled: WeakKeyDictionary[nn.Module, ref[LocalLearner]] = WeakKeyDictionary()
 
@@ -118,11 +120,11 @@ class LocalLearner(nn.Module):
         """
         mode = self.heads.training
         self.heads.train(self.backbone.training)
-        scores = []
+        scores, source = [], x
         for stage in self._stages:
             for unit in stage.units:
-                x = unit(x)
-            scores.append(logits_of(stage.head(x)))
+                x = unit.seeing(source)(x)
+            scores.append(logits_of(stage.scores(x, source)))
         self.heads.train(mode)
         return scores
 
@@ -149,24 +151,27 @@ class LocalLearner(nn.Module):
 
 
 def decouple(
-    model: nn.Module,
+    model: nn.Module | Chain,
     method: Any = "greedy",
     blocks: int | None = None,
     cuts: Sequence[str | int] | None = None,
     example_input: Tensor | None = None,
     loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+    granularity: str = "unit",
+    units: Sequence[str] | None = None,
 ) -> LocalLearner:
     """Cut a model into blocks that learn by local gradients.
 
     Args:
-        model: an ``nn.Sequential``, or a module that says what its units are (see ``chain``).
-            It stays the user's: nothing is added to it.
+        model: any module from one tensor to one, or a chain made of it. It stays the user's:
+            nothing is added to it.
         method: a value of :mod:`localgrad.methods`, its name, any object with that interface, or
             a finished :class:`Decoupling`.
         blocks: number of blocks K.
         cuts: the last unit of each block but the final one, by label or index.
         example_input: a batch of inputs, ``(batch, ...)``; heads are built from its shape.
         loss: the task loss, ``loss(logits, y) -> scalar``.
+        granularity, units: what the units are, see :meth:`Chain.of`.
 
     Returns:
         A learner; its ``step(x, y)`` takes the place of forward, loss and backward.
@@ -184,10 +189,7 @@ def decouple(
     >>> out.logits.shape, len(out.losses)
     (torch.Size([16, 3]), 2)
     """
-    chain = Chain.of(model) if not isinstance(model, LocalLearner) else model.chain
-    owner = _decoupled.get(chain.model)
-    if owner is not None and owner() is not None:
-        raise LocalgradError("this model is decoupled already: call release() on its learner first")
+    chain = _chain_of(model, example_input, granularity, units)
     if isinstance(method, Decoupling):
         decoupling = method
         if blocks is not None or cuts is not None:
@@ -213,6 +215,21 @@ def decouple(
     return learner
 
 
+def _chain_of(
+    model: Any, example: Tensor | None, granularity: str, units: Sequence[str] | None
+) -> Chain:
+    chain = model.chain if isinstance(model, LocalLearner) else model
+    whole = chain.model if isinstance(chain, Chain) else chain
+    if not isinstance(whole, nn.Module):
+        raise LocalgradError(f"a {type(whole).__name__} cannot be cut: decouple takes an nn.Module")
+    owner = _decoupled.get(whole)
+    if owner is not None and owner() is not None:
+        raise LocalgradError("this model is decoupled already: call release() on its learner first")
+    if isinstance(chain, Chain):
+        return chain
+    return Chain.of(whole, example, granularity, units)
+
+
 def _assemble(
     chain: Chain,
     decoupling: Decoupling,
@@ -223,25 +240,28 @@ def _assemble(
     if needs_shape and example is None:
         raise LocalgradError(f"{decoupling.method} builds heads from shapes: give example_input=x")
     shapes: list[torch.Size] = []
-    classes = 0
+    classes, tokens = 0, None
     if example is not None:
         shapes, out = chain.shapes(example)
         chain.check(example)
-        if needs_shape and len(out) != 1:
+        if needs_shape and len(out) not in (1, 2):
             raise LocalgradError(
-                f"the network returns {tuple(out)} per input: expected (classes,) scores"
+                f"the network returns {tuple(out)} per input: expected scores, (classes,) or "
+                "(tokens, classes)"
             )
-        classes = out[-1]
+        classes, tokens = (out[-1] if out else 0), (out[0] if len(out) == 2 else None)
     heads: list[nn.Module] = []
     stages: list[Stage] = []
     for k, block in enumerate(decoupling.blocks):
-        head: nn.Module | Unit = chain.tail
+        first = decoupling.blocks[decoupling.first_reached(k)].start
+        head: nn.Module | Unit = chain.tail.within(first)
         if block.head is not None:
             assert example is not None
-            site = head_room.Site(chain, block.stop - 1, shapes, classes, example.shape[1:])
+            image = example.shape[1:]
+            site = Site(chain, block.stop - 1, shapes, classes, image, tokens)
             head = _placed(head_room.build(block.head, site), chain.model)
             heads.append(head)
-        units = chain.units[block.start : block.stop]
+        units = tuple(unit.within(first) for unit in chain.units[block.start : block.stop])
         local_loss = loss_room.build(block.loss, task, classes)
         if isinstance(local_loss, loss_room.InfoProLoss) and example is not None:
             local_loss.check(example)
@@ -251,6 +271,9 @@ def _assemble(
     if example is not None and any(link.length_unit == "layer" for link in links):
         depths = chain_depths(chain, example)
     groups = groups_of(stages, partial(receivers, chain, decoupling, depths))
+    ends = tuple(block.stop for block in decoupling.blocks)
+    outputs = (*shapes, out) if example is not None else ()
+    chain = replace(chain, outputs=outputs, ends=ends)
     shape = None if example is None or not needs_shape else example.shape[1:]
     layers = None if depths is None else layer_counts(depths)
     return LocalLearner(chain, decoupling, heads, stages, groups, shape, layers)

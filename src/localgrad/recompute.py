@@ -32,7 +32,7 @@ def run_units(units: tuple[Unit, ...], x: Tensor, how: str | None) -> Tensor:
 
 
 def _checkpointed(units: tuple[Unit, ...], x: Tensor) -> Tensor:
-    modules = [m for unit in units for part in unit.parts for m in part.modules()]
+    modules = [m for unit in units for m in unit.modules()]
     norms = [m for m in modules if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     out: Tensor = checkpoint(
         run_units,

@@ -10,23 +10,32 @@ from torch import nn
 
 from localgrad.chain import Unit
 from localgrad.errors import LocalgradError
+from localgrad.tracing.renewal import renew
+from localgrad.tracing.units import TracedUnit
 
 _POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.MaxPool1d, nn.AvgPool1d)
 
 
-def like(unit: Unit, shape: Sequence[int], stride: int = 1) -> nn.Module:
+def like(unit: Unit, shape: Sequence[int], stride: int = 1, axis: int | None = None) -> nn.Module:
     """Return a new module of the unit's structure and output width, with weights of its own.
 
     Args:
         unit: the unit to imitate.
-        shape: what comes in, ``(channels, height, width)`` or ``(features,)``.
+        shape: what comes in, ``(channels, height, width)``, ``(tokens, channels)`` or
+            ``(features,)``.
         stride: the copy's stride; pools inside the unit are left out, since the stride stands
             for them.
+        axis: where the channels of what comes in are; None: first in a map, else last.
 
-    A part that knows how to renew itself defines ``like(in_channels, stride)`` (the built-in
-    residual blocks do). Otherwise the first convolution or linear layer is made anew for what
-    comes in, and the rest is copied and initialised again.
+    A unit of a traced model is copied by its graph (:mod:`localgrad.tracing.renewal`). A part that
+    knows how to renew itself defines ``like(in_channels, stride)`` (the built-in residual blocks
+    do). Otherwise the first convolution or linear layer is made anew for what comes in, and the
+    rest is copied and initialised again.
     """
+    if isinstance(unit, TracedUnit):
+        if axis is None:
+            axis = 0 if len(shape) == 3 else len(shape) - 1
+        return renew(unit, shape, axis, stride)
     parts: list[nn.Module] = []
     adapted = False
     flat = len(shape) == 1

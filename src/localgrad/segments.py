@@ -42,6 +42,16 @@ class Stage:
     head: nn.Module | Unit
     loss: LocalLoss
 
+    def scores(self, x: Tensor, source: Tensor) -> Any:
+        """Return what the head, or the network's tail, makes of the block's output ``x``.
+
+        Args:
+            x: the block's output.
+            source: the network's input.
+        """
+        head = self.head.seeing(source) if isinstance(self.head, Unit) else self.head
+        return head(x)
+
 
 @dataclass(eq=False)
 class LinkSegment:
@@ -108,7 +118,8 @@ class Group:
         self.receivers = receivers
         received = {id(p) for p in receivers}
         waiting = stages[-1].units[len(stages[-1].units) - linked :] if linked else ()
-        own = [p for unit in waiting for p in unit.parameters() if id(p) not in received]
+        read = [p for unit in waiting for p in (*unit.parameters(), *unit.borrowed())]
+        own = [p for p in read if id(p) not in received]
         self.local_parameters = tuple(p for p in own if p.requires_grad)
         sums = link is not None and link.combine == "sum" and bool(receivers)
         self.keeps_error = sums and link is not None and link.keep_error
@@ -121,14 +132,15 @@ class Group:
         with _forward_mode(x.device.type):
             for stage in self.stages:
                 linked = self.linked if stage is self.stages[-1] else 0
-                split = len(stage.units) - linked
-                x = run_units(stage.units[:split], x, stage.block.checkpoint)
+                units = tuple(unit.seeing(image) for unit in stage.units)
+                split = len(units) - linked
+                x = run_units(units[:split], x, stage.block.checkpoint)
                 if linked:
                     leaf = x.detach().requires_grad_(x.requires_grad)
-                    end = run_units(stage.units[split:], leaf, stage.block.checkpoint)
+                    end = run_units(units[split:], leaf, stage.block.checkpoint)
                     before, x = x, end.detach().requires_grad_(True)
                     walk.link = LinkSegment(before, leaf, end, head_leaf=x)
-                out = stage.head(x)
+                out = stage.scores(x, image)
                 if stage.block.head is None:
                     walk.logits = out.detach()
                 loss = announce(stage.loss(out, y, image), stage.index)
