@@ -128,6 +128,8 @@ class Group:
     def forward(self, x: Tensor, y: Any, image: Tensor) -> Walk:
         """Run units, heads and losses on ``x``, cut off from what made it."""
         x = x.detach().requires_grad_(self.sends_error)
+        if not self.sends_error and _breaks_group_norm(x, self.stages[0].units):
+            x = x.contiguous()
         walk = Walk(leaf=x, border=x)
         with _forward_mode(x.device.type):
             for stage in self.stages:
@@ -230,6 +232,18 @@ def _forward_mode(device: str) -> AbstractContextManager[Any]:
     if torch.is_autocast_enabled(device):
         return torch.autocast(device, torch.get_autocast_dtype(device), cache_enabled=False)
     return nullcontext()
+
+
+def _breaks_group_norm(x: Tensor, units: tuple[Unit, ...]) -> bool:
+    """Whether torch's backward of a group norm might crash on an input that needs no gradient.
+
+    On the CPU it writes that gradient in any case where the input is channels-last (torch 2.13),
+    and ends the process. In a whole network the input of a norm hardly ever is a leaf; in a block
+    that starts with one it always is.
+    """
+    if x.device.type != "cpu" or x.dim() != 4 or x.is_contiguous():
+        return False
+    return any(isinstance(m, nn.GroupNorm) for m in units[0].modules())
 
 
 def _backward_mode(device: str) -> AbstractContextManager[Any]:
