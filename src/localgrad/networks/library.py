@@ -109,6 +109,30 @@ def unknown(what: str, name: str, known: Iterable[str]) -> LocalgradError:
     >>> print(unknown("network", "resnet21", ["resnet20", "vgg11"]))
     unknown network 'resnet21': did you mean 'resnet20'?
     """
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else "see `localgrad list`"
+    near = nearest(name, known)
+    hint = f"did you mean {near!r}?" if near else "see `localgrad list`"
     return LocalgradError(f"unknown {what} {name!r}: {hint}")
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that ``name`` may stand for: the one of its family nearest in number.
+
+    >>> nearest("resnet51", ["resnet18", "resnet50", "resnet152"]), nearest("vg11", ["vgg11"])
+    ('resnet50', 'vgg11')
+    """
+    known = list(known)
+    family, number = _numbered(name)
+    distances = []
+    for other in known:
+        its_family, its_number = _numbered(other)
+        if number is not None and its_number is not None and its_family == family:
+            distances.append((abs(its_number - number), its_number, other))
+    if distances:
+        return min(distances)[2]
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return near[0] if near else None
+
+
+def _numbered(name: str) -> tuple[str, int | None]:
+    family = name.rstrip("0123456789")
+    return family, int(name[len(family) :]) if family and family != name else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable
 from types import MappingProxyType, ModuleType
@@ -12,7 +11,7 @@ from torch import nn
 
 from localgrad.errors import LocalgradError
 from localgrad.networks import timm_models, torchvision_models, transformers_models
-from localgrad.networks.library import Facts
+from localgrad.networks.library import Facts, nearest
 from localgrad.networks.resnet import (
     resnet,
     resnet18,
@@ -106,8 +105,8 @@ def get(name: str, facts: Facts | None = None, **options: Any) -> nn.Module:
         return model
     builder = _BUILDERS.get(name)
     if builder is None:
-        near = difflib.get_close_matches(str(name), _BUILDERS, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}? " if near else ""
+        near = nearest(str(name), _BUILDERS)
+        hint = f"did you mean {near!r}? " if near else ""
         families = ", ".join(f"{library}:NAME" for library in LIBRARIES)
         raise LocalgradError(
             f"unknown network {name!r}: {hint}known are {', '.join(_BUILDERS)}, {families}"
