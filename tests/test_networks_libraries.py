@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+import localgrad
 from command import error_line
 from localgrad import networks as N
 from localgrad.cli import main
@@ -352,3 +354,46 @@ def test_list_counts_what_is_installed(
         if library != "timm" and family["error"] is None:
             assert len(family["names"]) == len(set(family["names"])) > 50
             assert f"{len(family['names'])} " in out
+
+
+# --- learning in blocks, by traced cuts
+
+TRACED = [entry for entry in MODELS if entry[0] in ("vit_cifar", "timm:resnet10t")]
+TRACED += [("torchvision:squeezenet1_1", {}), ("transformers:vit", SMALL_VIT)]
+
+
+@pytest.mark.parametrize("rule", ["greedy", "backlink", "auglocal"])
+@pytest.mark.parametrize(("name", "options"), TRACED, ids=[name for name, _ in TRACED])
+def test_a_step_reaches_what_is_declared(name: str, options: dict[str, Any], rule: str) -> None:
+    need(name)
+    deeper = {"vit_cifar": {"depth": 3}, "transformers:vit": {"num_hidden_layers": 3}}
+    torch.manual_seed(0)
+    model = N.get(name, COLOUR, **{**options, **deeper.get(name, {})})
+    keys = list(model.state_dict())
+    x, y = torch.randn(4, 3, 32, 32), torch.arange(4)
+    learner = localgrad.decouple(model, rule, example_input=x)
+    reach = localgrad.audit(lambda: learner.step(x, y), learner)
+    assert reach.violations == []
+    assert reach.matrix.tolist() == learner.reach()
+    assert len(learner.decoupling) >= 2
+    assert list(model.state_dict()) == keys
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("vit_cifar", {"width": 6, "depth": 2}),
+        ("timm:resnet10t", {}),
+        ("transformers:vit", {**SMALL_VIT, "patch_size": 4}),
+    ],
+)
+def test_train_writes_the_plain_model(name: str, options: dict[str, Any], tmp_path: Path) -> None:
+    need(name)
+    words = ["train", "--network.name", name, "--network.options", json.dumps(options)]
+    words += ["--method.name", "greedy", "--blocks", "2", "--data.limit", "16"]
+    words += ["--data.test_limit", "8", "--batch_size", "8", "--epochs", "1", "--quiet"]
+    assert main([*words, "--device", "cpu", "--out", str(tmp_path)]) == 0
+    kept = load_file(tmp_path / "model.safetensors")
+    plain = N.get(name, N.Facts(10, 1, (8, 8)), **options)
+    assert set(kept) == set(plain.state_dict())
+    plain.load_state_dict(kept)
