@@ -225,6 +225,9 @@ def test_a_missing_library_names_the_extra(
         monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(LocalgradError, match=line):
         N.get(name, COLOUR)
+    if name.partition(":")[0] in N.LIBRARIES:
+        with pytest.raises(LocalgradError, match=line):
+            N.library_names(name.partition(":")[0])
 
 
 @pytest.mark.parametrize(

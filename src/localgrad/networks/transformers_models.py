@@ -81,6 +81,7 @@ def _library() -> Any:
 
 def _architectures() -> dict[str, str]:
     """The class that each type stands for."""
+    _library()  # its absence is told before that of its parts
     auto: Any = imported("transformers.models.auto.modeling_auto", "transformers")
     found: dict[str, str] = {}
     for task in _TASKS:
@@ -90,7 +91,7 @@ def _architectures() -> dict[str, str]:
 
 
 def _model_class(name: str) -> Any:
-    library, architectures = _library(), _architectures()
+    architectures, library = _architectures(), _library()
     wanted = architectures.get(name, name)
     classes = [entry for entry in dir(library) if "For" in entry or entry.endswith("Model")]
     if wanted not in classes:
