@@ -177,10 +177,19 @@ class Cutter:
 
     def parameters_of(self, step: Step) -> list[nn.Parameter]:
         """Return the parameters that a step reads."""
+        found = [getattr(module, name) for module, name in self.places_of(step)]
+        return list({id(p): p for p in found}.values())
+
+    def places_of(self, step: Step) -> list[tuple[nn.Module, str]]:
+        """Return where the parameters are that a step reads: modules, and names there."""
         if step.module is not None:
-            return list(self.names.module(step.module).parameters())
-        tensor = None if step.tensor is None else self.names.tensor(step.tensor)
-        return [tensor] if isinstance(tensor, nn.Parameter) else []
+            modules = self.names.module(step.module).modules()
+            return [(m, name) for m in modules for name, _ in m.named_parameters(recurse=False)]
+        if step.tensor is None:
+            return []
+        path, _, name = step.tensor.rpartition(".")
+        owner = self.names.module(path)
+        return [(owner, name)] if isinstance(getattr(owner, name), nn.Parameter) else []
 
 
 def rows_of(x: Tensor, count: int) -> Tensor:

@@ -30,7 +30,8 @@ class TracedUnit(Unit):
     state: dict[str, bool] = field(default_factory=dict)
     traced: ClassVar[bool] = True
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def run(self, x: Tensor) -> Tensor:
+        """Compute the unit's output."""
         part = self.cutter.slice_for(self.index, x)
         if not self.state.get("keeps_input"):
             # a unit that starts with an operation in place must not write on what the head
@@ -54,16 +55,23 @@ class TracedUnit(Unit):
         read = self.cutter.parameters_of(step)
         return any(self.cutter.owner.get(id(p), self.index) < self.first for p in read)
 
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """Yield the parameters that the unit reads and no earlier one lends it."""
-        lent = {id(p) for p in self.borrowed()}
-        return (p for p in self.cutter.read(self.index) if id(p) not in lent)
+    def places(self) -> Iterator[tuple[nn.Module, str]]:
+        """Yield where the parameters are that the unit reads."""
+        for cut in self.cutter.cuts:
+            for step in cut.slices[self.index].steps:
+                yield from self.cutter.places_of(step)
+
+    def reads(self) -> Iterator[nn.Parameter]:
+        """Yield every parameter that the unit reads, once."""
+        return iter(self.cutter.read(self.index))
 
     def borrowed(self) -> Iterator[nn.Parameter]:
-        """Yield parameters of earlier units of which this one's given values are made."""
+        """Yield what is lent, and of which parameters of earlier units given values are made."""
+        yield from self.lent
         own = {id(p) for p in self.cutter.read(self.index, given=False)}
         for parameter in self.cutter.read(self.index, given=True):
-            if id(parameter) not in own and self.cutter.owner[id(parameter)] < self.index:
+            owner = self.cutter.owner.get(id(parameter), self.index)
+            if id(parameter) not in own and owner < self.index:
                 yield parameter
 
     def seeing(self, source: Tensor) -> TracedUnit:
