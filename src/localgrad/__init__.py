@@ -1,6 +1,6 @@
 """Train any network in blocks with local gradients instead of one global back-propagation."""
 
-from localgrad import methods
+from localgrad import losses, methods
 from localgrad.audit import audit
 from localgrad.chain import Chain, Unit
 from localgrad.decoupling import Block, Decoupling, Link, Part
@@ -27,6 +27,7 @@ __all__ = [
     "__version__",
     "audit",
     "decouple",
+    "losses",
     "measure_flops",
     "measure_memory",
     "methods",

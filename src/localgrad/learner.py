@@ -181,16 +181,16 @@ def decouple(
         loss: the task loss, ``loss(logits, y) -> scalar``; for a language model
             :func:`localgrad.losses.next_token`.
         granularity, units: what the units are, see :meth:`Chain.of`.
-        ties: which block trains a parameter that several blocks use, ``"first"``, ``"last"`` or
-            ``"untie"``; see :mod:`localgrad.ties`. None: refuse such a parameter, or what a
-            finished decoupling says.
+        ties: which block trains a parameter that several blocks use: ``"first"``, ``"last"`` or
+            ``"untie"`` (:mod:`localgrad.ties`). None refuses one, or leaves it to the decoupling.
 
     Returns:
         A learner; its ``step(x, y)`` takes the place of forward, loss and backward.
 
     Raises:
         LocalgradError: the model cannot be cut so, is decoupled already, or shares a parameter
-            between blocks without a choice of ``ties``; no example input for heads; an unknown method, head or loss.
+            between blocks without a choice of ``ties``; no example input for heads; an unknown
+            method, head or loss.
 
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.Linear(8, 3))
     >>> x, y = torch.randn(16, 4), torch.randint(3, (16,))
@@ -271,6 +271,12 @@ def _assemble(
                 "(tokens, classes)"
             )
         classes, tokens = (out[-1] if out else 0), (out[0] if len(out) == 2 else None)
+        if needs_shape and tokens is not None and task is F.cross_entropy:
+            raise LocalgradError(
+                f"the network scores each of {tokens} tokens, which cross_entropy does not take: "
+                "give loss=localgrad.losses.next_token (y: the tokens themselves) or "
+                "loss=localgrad.losses.each_token (y: a target a token)"
+            )
     heads: list[nn.Module] = []
     stages: list[Stage] = []
     for k, block in enumerate(decoupling.blocks):

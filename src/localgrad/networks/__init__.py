@@ -6,8 +6,9 @@ A network says how it falls into units by three methods that return plain data: 
 
 from __future__ import annotations
 
+from localgrad.networks.gpt import gpt
 from localgrad.networks.published_cuts import MEMORY_BALANCED, PUBLISHED
-from localgrad.networks.registry import get, names
+from localgrad.networks.registry import get, names, reads_text
 from localgrad.networks.residual_block import ResidualBlock
 from localgrad.networks.resnet_cifar import (
     CifarResNet,
@@ -25,7 +26,9 @@ __all__ = [
     "CifarResNet",
     "ResidualBlock",
     "get",
+    "gpt",
     "names",
+    "reads_text",
     "resnet20",
     "resnet32",
     "resnet44",

@@ -11,6 +11,7 @@ from torch import nn
 
 from localgrad.errors import LocalgradError
 from localgrad.networks import resnet_cifar as cifar
+from localgrad.networks.gpt import gpt
 
 _BUILDERS: MappingProxyType[str, Callable[..., nn.Module]] = MappingProxyType(
     {
@@ -20,6 +21,7 @@ _BUILDERS: MappingProxyType[str, Callable[..., nn.Module]] = MappingProxyType(
         "resnet56": cifar.resnet56,
         "resnet110": cifar.resnet110,
         "resnet_cifar": cifar.resnet_cifar,
+        "gpt": gpt,
     }
 )
 
@@ -28,9 +30,18 @@ def names() -> tuple[str, ...]:
     """The names that :func:`get` takes.
 
     >>> names()
-    ('resnet20', 'resnet32', 'resnet44', 'resnet56', 'resnet110', 'resnet_cifar')
+    ('resnet20', 'resnet32', 'resnet44', 'resnet56', 'resnet110', 'resnet_cifar', 'gpt')
     """
     return tuple(_BUILDERS)
+
+
+def reads_text(name: str) -> bool:
+    """Whether the network called ``name`` takes tokens.
+
+    >>> reads_text("gpt"), reads_text("resnet20")
+    (True, False)
+    """
+    return name in _BUILDERS and "vocabulary" in inspect.signature(_BUILDERS[name]).parameters
 
 
 def get(name: str, **options: object) -> nn.Module:

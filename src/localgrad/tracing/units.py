@@ -156,7 +156,7 @@ def _compare(model: nn.Module, units: list[TracedUnit], cutter: Cutter, training
     """Refuse units that do not compute what the model does, to the last bit."""
     x = rows_of(cutter.example, 3)
     results = []
-    for run in (lambda y: _tensor(model.forward(y, **cutter.constants)), _in_turn(units)):
+    for run in (lambda y: tensor_of(model.forward(y, **cutter.constants)), _in_turn(units)):
         with unchanged(model, x.device), evaluation(model.modules(), training), torch.no_grad():
             torch.manual_seed(0)
             results.append([run(x.clone()), *(b.clone() for b in model.buffers())])
@@ -179,7 +179,7 @@ def _in_turn(units: list[TracedUnit]) -> Any:
     return run
 
 
-def _tensor(out: Any) -> Tensor:
+def tensor_of(out: Any) -> Tensor:
     """Return the tensor that the tracer takes a model's output for."""
     logits = out.get("logits") if isinstance(out, dict) else getattr(out, "logits", None)
     if isinstance(out, Tensor):
