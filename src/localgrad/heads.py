@@ -27,7 +27,7 @@ from localgrad.site import Site
 
 
 def pool_linear(site: Site) -> nn.Module:
-    """Global average pool and one linear layer."""
+    """Global average pool (for tokens: a norm) and one linear layer."""
     return nn.Sequential(site.pool(), nn.Linear(site.width, site.classes))
 
 
@@ -51,7 +51,10 @@ def _conv_features(site: Site) -> tuple[list[nn.Module], int]:
 
 
 def conv_mlp(site: Site, features: int = 128) -> nn.Module:
-    """InfoPro's "1c2f": 3x3 convolution, BN, ReLU, pool, linear, ReLU, linear."""
+    """InfoPro's "1c2f": 3x3 convolution, BN, ReLU, pool, linear, ReLU, linear.
+
+    Tokens have no convolution, which would look ahead: norm, linear, ReLU, linear.
+    """
     layers, width = _conv_features(site)
     layers += [nn.Linear(width, features), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers, nn.Linear(features, site.classes))
