@@ -187,7 +187,9 @@ def test_losses_of_every_token() -> None:
     torch.testing.assert_close(next_token(scores, ids), torch.tensor(rows).mean())
     padded = ids.clone()
     padded[:, 3:] = -100
-    torch.testing.assert_close(next_token(scores, padded), torch.tensor([r[:2] for r in rows]).mean())
+    torch.testing.assert_close(
+        next_token(scores, padded), torch.tensor([r[:2] for r in rows]).mean()
+    )
     with pytest.raises(LocalgradError, match=r"scores \(3, 5, 7\) and targets \(3,\) do not fit"):
         each_token(scores, ids[:, 0])
     with pytest.raises(LocalgradError, match=r"scores \(3, 4, 7\) and targets \(3, 5\)"):

@@ -9,7 +9,6 @@ import torch
 from torch.utils import flop_counter
 
 
-
 def _attention(query: Any, key: Any, value: Any, *rest: Any, **named: Any) -> int:
     return int(flop_counter.sdpa_flop_count(query, key, value))
 

@@ -244,3 +244,16 @@ def build(part: Part, site: Site) -> nn.Module:
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     return head
+
+
+def placed(head: nn.Module, model: nn.Module) -> nn.Module:
+    """Give a head the model's device, precision and memory layout."""
+    like = next((p for p in model.parameters() if p.is_floating_point()), None)
+    if like is None:
+        return head
+    head = head.to(like.device, like.dtype)
+    maps = [p for p in model.parameters() if p.dim() == 4]
+    last = torch.channels_last
+    if any(not p.is_contiguous() and p.is_contiguous(memory_format=last) for p in maps):
+        head = head.to(memory_format=last)  # type: ignore[call-overload]
+    return head

@@ -21,8 +21,8 @@ def channel_axis(unit: Unit, shape: Sequence[int]) -> int:
     """Return which dimension of a unit's output (batch aside) holds the channels.
 
     Maps have them first and sequences last, as far as nothing else is known. Of a traced unit it
-    is the dimension whose size is that of its biases, norms, layers or embeddings; where several fit, the
-    first one after a convolution of as many dimensions, and the last one otherwise.
+    is the dimension whose size is that of its biases, norms, layers or embeddings; where several
+    fit, the first one after a convolution of as many dimensions, and the last one otherwise.
     """
     last = len(shape) - 1
     spatial = max((_spatial(module) for module in unit.modules()), default=0)

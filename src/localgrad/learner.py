@@ -286,7 +286,7 @@ def _assemble(
             assert example is not None
             image = example.shape[1:]
             site = Site(plain, block.stop - 1, shapes, classes, image, tokens)
-            head = _placed(head_room.build(block.head, site), chain.model)
+            head = head_room.placed(head_room.build(block.head, site), chain.model)
             heads.append(head)
         units = tuple(unit.within(first) for unit in chain.units[block.start : block.stop])
         local_loss = loss_room.build(block.loss, task, classes)
@@ -304,16 +304,3 @@ def _assemble(
     shape = None if example is None or not needs_shape else example.shape[1:]
     layers = None if depths is None else layer_counts(depths)
     return LocalLearner(chain, decoupling, heads, stages, groups, shape, layers, untied)
-
-
-def _placed(head: nn.Module, model: nn.Module) -> nn.Module:
-    """Give a head the model's device, precision and memory layout."""
-    like = next((p for p in model.parameters() if p.is_floating_point()), None)
-    if like is None:
-        return head
-    head = head.to(like.device, like.dtype)
-    maps = [p for p in model.parameters() if p.dim() == 4]
-    last = torch.channels_last
-    if any(not p.is_contiguous() and p.is_contiguous(memory_format=last) for p in maps):
-        head = head.to(memory_format=last)  # type: ignore[call-overload]
-    return head

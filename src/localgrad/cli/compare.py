@@ -27,7 +27,11 @@ def run(config: Config, flags: dict[str, Any], command: str) -> int:
     progress = show.progress_bar(quiet)
 
     def watch(label: str, number: int, runs: int) -> Watcher:
-        return Watcher() if quiet else show.Bar(f"[{number}/{runs}] {label}", progress, config.data.inputs)
+        return (
+            Watcher()
+            if quiet
+            else show.Bar(f"[{number}/{runs}] {label}", progress, config.data.inputs)
+        )
 
     def note(text: str) -> None:
         if not quiet:

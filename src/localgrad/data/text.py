@@ -29,7 +29,6 @@ class TextDataset:
         level: ``"byte"`` or ``"char"``.
         vocabulary: what each token stands for: every byte, or the training part's characters in
             order and then ``None`` for all others.
-        source_format: always None; a data set of images has one.
     """
 
     name: str
@@ -38,7 +37,6 @@ class TextDataset:
     test: Windows
     level: str
     vocabulary: tuple[int | str | None, ...]
-    source_format: str | None = None
 
     @property
     def num_classes(self) -> int:

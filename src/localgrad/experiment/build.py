@@ -82,9 +82,7 @@ def load_data(config: Config) -> Dataset | TextDataset:
     """Read the data set that the configuration names; ``digits`` has no use for a path."""
     wanted = config.data
     if wanted.name == "text":
-        return load_text(
-            wanted.path, wanted.level, wanted.context, wanted.limit, wanted.test_limit
-        )
+        return load_text(wanted.path, wanted.level, wanted.context, wanted.limit, wanted.test_limit)
     path = None if wanted.name == "digits" else wanted.path
     return load(wanted.name, path, wanted.limit, wanted.test_limit)
 

@@ -47,7 +47,9 @@ _COLUMNS = (
     Column("losses", "Losses", lambda rule: str(rule.blocks)),
     Column("accuracy", "Test accuracy, %", lambda r: amount(r.number("test_accuracy"), 100)),
     Column("bits_per_byte", "Bits per byte", lambda r: amount(r.number("bits_per_byte"), 1, 3)),
-    Column("bits_per_char", "Bits per character", lambda r: amount(r.number("bits_per_char"), 1, 3)),
+    Column(
+        "bits_per_char", "Bits per character", lambda r: amount(r.number("bits_per_char"), 1, 3)
+    ),
     Column("memory", "Activations, MiB", lambda r: mebibytes(r.number("peak_activation_bytes"))),
     Column("activation_memory", "Activations ÷ BP", lambda r: ratio(r.ratio("activation_memory"))),
     Column("flops", "FLOPs ÷ BP", lambda r: ratio(r.ratio("flops"))),
