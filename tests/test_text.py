@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import localgrad
+from foreign import transformers
 from localgrad import LocalgradError, networks
 from localgrad import methods as M
 from localgrad.cli import main
@@ -237,6 +239,28 @@ def test_no_score_depends_on_tokens_after_it(rule: M.Method, context: int) -> No
             assert not torch.equal(old[:, place:], new[:, place:])
 
 
+LIKE_LLAMA = {
+    "vocab_size": 20, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3,
+    "num_attention_heads": 2, "num_key_value_heads": 2, "tie_word_embeddings": True,
+    "bos_token_id": None, "eos_token_id": None, "pad_token_id": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["Llama", "Qwen2"])
+def test_other_language_models(name: str) -> None:
+    model = transformers(f"{name}ForCausalLM", f"{name}Config", **LIKE_LLAMA)
+    learner = localgrad.decouple(
+        model, M.AugLocal(1), example_input=IDS, loss=next_token, ties="first"
+    )
+    assert localgrad.audit(lambda: learner.step(IDS, IDS), learner).violations == []
+    learner.eval()
+    changed = IDS.clone()
+    changed[:, 5:] = (changed[:, 5:] + 7) % 20
+    for old, new in zip(learner.exits(IDS), learner.exits(changed), strict=True):
+        assert torch.equal(old[:, :5], new[:, :5])
+        assert not torch.equal(old[:, 5:], new[:, 5:])
+
+
 def test_every_block_learns_a_text_by_heart() -> None:
     model = small()
     learner = localgrad.decouple(
@@ -267,6 +291,12 @@ def test_gpt_options_are_checked() -> None:
     model = small(tied=False)
     assert model.lm_head.weight is not model.transformer.wte.weight
     assert small().lm_head.weight is not None
+
+
+def test_gpt_without_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(LocalgradError, match=r"pip install localgrad\[transformers\]"):
+        networks.get("gpt", vocabulary=20, context=8)
 
 
 def test_attention_on_the_cpu_counts_as_flops() -> None:
