@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -338,3 +339,30 @@ def test_a_frozen_tied_weight_stays_frozen() -> None:
         assert model.lm_head.weight.grad is None
         assert not model.lm_head.weight.requires_grad
         learner.release()
+
+
+@pytest.mark.parametrize("ties", ["first", "last"])
+def test_autocast_hands_no_cast_weight_to_the_block_that_must_not_train_it(ties: str) -> None:
+    learner = learner_of(gpt(), M.BackLink(), ties)
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            learner.step(TOKENS, TOKENS)
+
+    assert localgrad.audit(step, learner).violations == []
+
+
+@pytest.mark.parametrize("ties", ["first", "last"])
+def test_recomputed_units_read_the_same_constants(ties: str) -> None:
+    model = gpt().double()
+    learner = learner_of(model, M.Greedy(), ties)
+    expected = gradients(learner, TOKENS, TOKENS)
+    blocks = tuple(replace(block, checkpoint="unit") for block in learner.decoupling.blocks)
+    recomputing = replace(learner.decoupling, blocks=blocks)
+    learner.release()
+    model.zero_grad(set_to_none=True)
+    torch.manual_seed(5)
+    again = localgrad.decouple(model, recomputing, example_input=TOKENS, loss=next_token)
+    found = gradients(again, TOKENS, TOKENS)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
