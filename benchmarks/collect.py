@@ -31,7 +31,7 @@ def collect(results: list[dict[str, Any]]) -> dict[str, Any]:
     for key in SHARED:
         if len({str(result[key]) for result in results}) > 1:
             sys.exit(f"error: the runs differ in {key}: they are no comparison")
-    rows = []
+    rows: list[dict[str, Any]] = []
     for label in dict.fromkeys(result["label"] for result in results):
         runs = [result for result in results if result["label"] == label]
         rows.append(
@@ -43,6 +43,13 @@ def collect(results: list[dict[str, Any]]) -> dict[str, Any]:
                 "losses": runs[0]["blocks"],
                 "test_accuracy": spread([run["test_accuracy"] for run in runs]),
                 "test_accuracies": [run["test_accuracy"] for run in runs],
+                **{
+                    key: spread([run[key] for run in runs])
+                    for key in ("test_loss", "bits_per_byte", "bits_per_char")
+                    if key in runs[0]
+                },
+                "block_accuracy": runs[0]["block_accuracy"],
+                "block_losses": runs[0]["curve"][-1]["losses"],
                 "train_seconds": spread([run["train_seconds"] for run in runs]),
                 "activation_bytes": runs[0]["peak_activation_bytes"],
                 "flops_per_image": runs[0]["flops_per_image"],
@@ -55,7 +62,7 @@ def collect(results: list[dict[str, Any]]) -> dict[str, Any]:
         **{key: first[key] for key in SHARED},
         "blocks": max(row["losses"] for row in rows if row["method"] == "greedy"),
         "date": date,
-        "command": LOCAL.sub("", first["command"]),
+        "command": "; ".join(dict.fromkeys(LOCAL.sub("", r["command"]) for r in results)),
         "commits": sorted({str(result["commit"]) for result in results}),
         **{key: first[key] for key in ABOUT},
         "rows": rows,

@@ -18,7 +18,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-DOCUMENTS = ("README.md", "docs/results.md")
+DOCUMENTS = ("README.md", "docs/results.md", "docs/language-models.md")
 Row = dict[str, Any]
 
 
@@ -78,6 +78,38 @@ def setting(result: Row) -> str:
 def accuracy_table(name: str) -> str:
     result = read(name)
     return f"{accuracy(result)}\n\n{setting(result)}."
+
+
+def text_table(name: str) -> str:
+    """How well each rule predicts the next byte, and at what cost."""
+    result = read(name)
+    bits = next(key for key in ("bits_per_byte", "bits_per_char") if key in result["rows"][0])
+    header = ["rule", "losses", "n", bits.replace("_", " "), "next token right %"]
+    table = markdown(
+        [*header, "activations ÷ BP", "FLOPs ÷ BP"],
+        [
+            [
+                row["rule"],
+                str(row["losses"]),
+                str(row["n"]),
+                f"{row[bits]['mean']:.3f}"
+                + ("" if row[bits]["std"] is None else f" ± {row[bits]['std']:.3f}"),
+                percent(row["test_accuracy"]),
+                f"{row['memory_ratio']:.2f}",
+                f"{row['flops_ratio']:.2f}",
+            ]
+            for row in result["rows"]
+        ],
+    )
+    return (
+        f"{table}\n\n{result['network']} on {result['data']}, {result['train_images']:,} windows, "
+        f"{plural(result['epochs'], 'epoch')}, batch {result['batch_size']}, tested on "
+        f"{result['test_images']:,} windows; {result['hardware']}; {result['date'][:10]}."
+    )
+
+
+def plural(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def step_rows(network: str) -> list[Row]:
@@ -154,6 +186,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "cifar10-resnet20-k4": lambda: accuracy_table("cifar10-resnet20-k4"),
     "cifar10-resnet32-k16": lambda: accuracy_table("cifar10-resnet32-k16"),
     "digits": lambda: accuracy_table("digits-resnet32-k16"),
+    "gpt-text": lambda: text_table("gpt-text"),
     "data": pipeline_table,
     "step-resnet32": lambda: step_table("resnet32"),
     "step-resnet110": lambda: step_table("resnet110"),

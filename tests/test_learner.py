@@ -460,10 +460,10 @@ def tied(first: int, second: int) -> nn.Sequential:
 def test_tied_weights() -> None:
     x, y = torch.randn(5, 6), torch.randint(3, (5,))
     with pytest.raises(
-        LocalgradError, match=r"'1.weight' is used in blocks 0 and 1 \(tied weights"
+        LocalgradError, match=r"'1.weight' .* is used in blocks 0 and 1 \(tied weights"
     ):
         localgrad.decouple(tied(1, 2), "greedy", blocks=2, example_input=x)
-    with pytest.raises(LocalgradError, match=r"'0\.weight' is used in blocks 0 and 3"):
+    with pytest.raises(LocalgradError, match=r"'0\.weight' .* is used in blocks 0 and 3"):
         localgrad.decouple(tied(0, 3), "greedy", example_input=x)
     model = tied(0, 1)
     learner = localgrad.decouple(model, "greedy", blocks=2, example_input=x)

@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import Any
 
-from localgrad import methods
+from localgrad import losses, methods
 from localgrad.audit import audit
 from localgrad.chain import Chain, Unit
 from localgrad.decoupling import Block, Decoupling, Link, Part
@@ -30,6 +30,7 @@ __all__ = [
     "__version__",
     "audit",
     "decouple",
+    "losses",
     "measure_flops",
     "measure_memory",
     "methods",

@@ -20,6 +20,11 @@ from localgrad import plain_data
 from localgrad.errors import LocalgradError
 
 FORMAT = 1
+TIES = {
+    "first": "trained by the first block that uses them, constants in later ones",
+    "last": "trained by the last block that uses them, constants in earlier ones",
+    "untie": "each block trains a copy of its own",
+}
 
 
 @dataclass(frozen=True)
@@ -118,6 +123,14 @@ class Block:
 class Decoupling:
     """Blocks over named units: what the learner runs.
 
+    Args:
+        method: the rule's name.
+        units: labels in order.
+        blocks: in order.
+        options: the rule's own.
+        ties: which block trains a parameter that several blocks use (tied weights): ``"first"``,
+            ``"last"``, or ``"untie"``, which gives each block its own; None: there is none.
+
     >>> blocks = (Block(0, 1, Part("pool_linear")), Block(1, 2))
     >>> print(Decoupling("greedy", ("a", "b"), blocks))
     greedy: 2 units, 2 losses
@@ -130,6 +143,7 @@ class Decoupling:
     units: tuple[str, ...]
     blocks: tuple[Block, ...]
     options: dict[str, Any] = field(default_factory=dict)
+    ties: str | None = None
 
     def __post_init__(self) -> None:
         problems = self.problems()
@@ -144,6 +158,8 @@ class Decoupling:
         if not self.blocks:
             return ["it has no block"]
         found = []
+        if self.ties is not None and self.ties not in TIES:
+            found.append(f"ties {self.ties!r} must be one of {', '.join(map(repr, TIES))}")
         position = 0
         for k, block in enumerate(self.blocks):
             last = k == len(self.blocks) - 1
@@ -244,7 +260,8 @@ class Decoupling:
             for row in rows
         ]
         title = f"{self.method}: {len(self.units)} units, {_count(len(self.blocks), 'loss')}"
-        return "\n".join([title, *lines])
+        tied = [f"  tied parameters: {TIES[self.ties]}"] if self.ties else []
+        return "\n".join([title, *lines, *tied])
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists, dicts, strings and numbers."""
@@ -254,6 +271,7 @@ class Decoupling:
             "options": copy.deepcopy(self.options),
             "units": list(self.units),
             "blocks": [dataclasses.asdict(block) for block in self.blocks],
+            "ties": self.ties,
         }
 
     @classmethod

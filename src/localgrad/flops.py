@@ -5,7 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch.utils.flop_counter import FlopCounterMode
+import torch
+from torch.utils import flop_counter
+
+
+def _attention(query: Any, key: Any, value: Any, *rest: Any, **named: Any) -> int:
+    return int(flop_counter.sdpa_flop_count(query, key, value))
+
+
+def _attention_backward(grad: Any, query: Any, key: Any, value: Any, *_: Any, **named: Any) -> int:
+    return int(flop_counter.sdpa_backward_flop_count(grad, query, key, value))
+
+
+_aten = torch.ops.aten
+# torch itself counts attention on a GPU alone; these are called with shapes
+_CPU_ATTENTION = {
+    _aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    _aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+}
 
 
 def measure_flops(fn: Callable[[], Any]) -> int:
@@ -19,6 +36,7 @@ def measure_flops(fn: Callable[[], Any]) -> int:
     >>> measure_flops(lambda: a @ a.t())
     24
     """
-    with FlopCounterMode(display=False) as counter:
+    counter = flop_counter.FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION)
+    with counter:
         fn()
     return int(counter.get_total_flops())

@@ -27,7 +27,7 @@ from localgrad.site import Site
 
 
 def pool_linear(site: Site) -> nn.Module:
-    """Global average pool and one linear layer."""
+    """Global average pool (for tokens: a norm) and one linear layer."""
     return nn.Sequential(site.pool(), nn.Linear(site.width, site.classes))
 
 
@@ -51,7 +51,10 @@ def _conv_features(site: Site) -> tuple[list[nn.Module], int]:
 
 
 def conv_mlp(site: Site, features: int = 128) -> nn.Module:
-    """InfoPro's "1c2f": 3x3 convolution, BN, ReLU, pool, linear, ReLU, linear."""
+    """InfoPro's "1c2f": 3x3 convolution, BN, ReLU, pool, linear, ReLU, linear.
+
+    Tokens have no convolution, which would look ahead: norm, linear, ReLU, linear.
+    """
     layers, width = _conv_features(site)
     layers += [nn.Linear(width, features), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers, nn.Linear(features, site.classes))
@@ -240,4 +243,17 @@ def build(part: Part, site: Site) -> nn.Module:
         for module in head.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return head
+
+
+def placed(head: nn.Module, model: nn.Module) -> nn.Module:
+    """Give a head the model's device, precision and memory layout."""
+    like = next((p for p in model.parameters() if p.is_floating_point()), None)
+    if like is None:
+        return head
+    head = head.to(like.device, like.dtype)
+    maps = [p for p in model.parameters() if p.dim() == 4]
+    last = torch.channels_last
+    if any(not p.is_contiguous() and p.is_contiguous(memory_format=last) for p in maps):
+        head = head.to(memory_format=last)  # type: ignore[call-overload]
     return head

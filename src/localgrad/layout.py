@@ -21,19 +21,27 @@ def channel_axis(unit: Unit, shape: Sequence[int]) -> int:
     """Return which dimension of a unit's output (batch aside) holds the channels.
 
     Maps have them first and sequences last, as far as nothing else is known. Of a traced unit it
-    is the dimension whose size is that of its biases, norms or layers; where several fit, the
-    first one after a convolution of as many dimensions, and the last one otherwise.
+    is the dimension whose size is that of its biases, norms, layers or embeddings; where several
+    fit, the first one after a convolution of as many dimensions, and the last one otherwise.
     """
     last = len(shape) - 1
     spatial = max((_spatial(module) for module in unit.modules()), default=0)
     usual = 0 if last > 1 or (last == 1 and spatial == 1) else last
     if not unit.traced:
         return usual
-    widths = {p.shape[0] if p.dim() > 1 else p.numel() for p in unit.parameters()}
+    tables = {id(m.weight) for m in unit.modules() if isinstance(m, nn.Embedding)}
+    widths = {_width(p, id(p) in tables) for p in unit.parameters()}
     fitting = {axis for axis in (0, last) if shape[axis] in widths}
     if len(fitting) == 1:
         return fitting.pop()
     return usual if not fitting or spatial >= last else last
+
+
+def _width(parameter: Tensor, is_table: bool) -> int:
+    """Return the number of channels that a bias, norm or layer gives, or a table's rows have."""
+    if parameter.dim() < 2:
+        return parameter.numel()
+    return parameter.shape[-1 if is_table else 0]
 
 
 def _spatial(module: nn.Module) -> int:

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from localgrad import heads as head_room
 from localgrad import losses as loss_room
 from localgrad import methods as method_room
+from localgrad import ties as tie_room
 from localgrad.chain import Chain, Unit
 from localgrad.decoupling import Decoupling
 from localgrad.errors import LocalgradError
@@ -57,6 +58,7 @@ class LocalLearner(nn.Module):
         groups: list[Group],
         input_shape: torch.Size | None,
         layers: list[int] | None,
+        untied: tie_room.Untied,
     ) -> None:
         super().__init__()
         self.backbone = chain.model
@@ -64,7 +66,7 @@ class LocalLearner(nn.Module):
         self.chain, self.decoupling = chain, decoupling
         self.input_shape = input_shape
         self._stages, self._groups = stages, groups
-        self.layers = layers
+        self.layers, self._untied = layers, untied
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the backbone; heads take no part."""
@@ -133,8 +135,13 @@ class LocalLearner(nn.Module):
         return self.decoupling.reach(self.layers)
 
     def release(self) -> nn.Module:
-        """Give the model back, as it was before :func:`decouple`; the learner is then spent."""
+        """Give the model back, as it was before :func:`decouple`; the learner is then spent.
+
+        Weights that ``ties="untie"`` gave copies are tied again if no copy has changed; else the
+        copies stay, since one of two trained weights would be lost.
+        """
         _decoupled.pop(self.backbone, None)
+        self._untied.retie_equal()
         self._groups = []
         return self.backbone
 
@@ -159,6 +166,7 @@ def decouple(
     loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
     granularity: str = "unit",
     units: Sequence[str] | None = None,
+    ties: str | None = None,
 ) -> LocalLearner:
     """Cut a model into blocks that learn by local gradients.
 
@@ -170,15 +178,19 @@ def decouple(
         blocks: number of blocks K.
         cuts: the last unit of each block but the final one, by label or index.
         example_input: a batch of inputs, ``(batch, ...)``; heads are built from its shape.
-        loss: the task loss, ``loss(logits, y) -> scalar``.
+        loss: the task loss, ``loss(logits, y) -> scalar``; for a language model
+            :func:`localgrad.losses.next_token`.
         granularity, units: what the units are, see :meth:`Chain.of`.
+        ties: which block trains a parameter that several blocks use: ``"first"``, ``"last"`` or
+            ``"untie"`` (:mod:`localgrad.ties`). None refuses one, or leaves it to the decoupling.
 
     Returns:
         A learner; its ``step(x, y)`` takes the place of forward, loss and backward.
 
     Raises:
         LocalgradError: the model cannot be cut so, is decoupled already, or shares a parameter
-            between blocks; no example input for heads; an unknown method, head or loss.
+            between blocks without a choice of ``ties``; no example input for heads; an unknown
+            method, head or loss.
 
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.Linear(8, 3))
     >>> x, y = torch.randn(16, 4), torch.randint(3, (16,))
@@ -209,8 +221,15 @@ def decouple(
         decoupling = rule(chain, chain.cuts(blocks, cuts))
         if not isinstance(decoupling, Decoupling):
             raise LocalgradError(f"method {rule.name!r} returned {decoupling!r}, not a Decoupling")
-    _check_ties(chain, decoupling)
-    learner = _assemble(chain, decoupling, example_input, loss)
+    if ties is not None:
+        decoupling = replace(decoupling, ties=ties)
+    chain = tie_room.cleared(chain)
+    untied = tie_room.untie(chain, decoupling)
+    try:
+        learner = _assemble(chain, decoupling, example_input, loss, untied)
+    except BaseException:
+        untied.retie()
+        raise
     _decoupled[chain.model] = ref(learner)
     return learner
 
@@ -235,7 +254,9 @@ def _assemble(
     decoupling: Decoupling,
     example: Tensor | None,
     task: Callable[[Tensor, Tensor], Tensor],
+    untied: tie_room.Untied,
 ) -> LocalLearner:
+    plain, chain = chain, tie_room.settled(chain, decoupling)
     needs_shape = any(block.head for block in decoupling.blocks)
     if needs_shape and example is None:
         raise LocalgradError(f"{decoupling.method} builds heads from shapes: give example_input=x")
@@ -250,6 +271,12 @@ def _assemble(
                 "(tokens, classes)"
             )
         classes, tokens = (out[-1] if out else 0), (out[0] if len(out) == 2 else None)
+        if needs_shape and tokens is not None and task is F.cross_entropy:
+            raise LocalgradError(
+                f"the network scores each of {tokens} tokens, which cross_entropy does not take: "
+                "give loss=localgrad.losses.next_token (y: the tokens themselves) or "
+                "loss=localgrad.losses.each_token (y: a target a token)"
+            )
     heads: list[nn.Module] = []
     stages: list[Stage] = []
     for k, block in enumerate(decoupling.blocks):
@@ -258,8 +285,8 @@ def _assemble(
         if block.head is not None:
             assert example is not None
             image = example.shape[1:]
-            site = Site(chain, block.stop - 1, shapes, classes, image, tokens)
-            head = _placed(head_room.build(block.head, site), chain.model)
+            site = Site(plain, block.stop - 1, shapes, classes, image, tokens)
+            head = head_room.placed(head_room.build(block.head, site), chain.model)
             heads.append(head)
         units = tuple(unit.within(first) for unit in chain.units[block.start : block.stop])
         local_loss = loss_room.build(block.loss, task, classes)
@@ -269,44 +296,11 @@ def _assemble(
     links = [block.link for block in decoupling.blocks if block.link is not None]
     depths = None
     if example is not None and any(link.length_unit == "layer" for link in links):
-        depths = chain_depths(chain, example)
+        depths = chain_depths(plain, example)
     groups = groups_of(stages, partial(receivers, chain, decoupling, depths))
     ends = tuple(block.stop for block in decoupling.blocks)
     outputs = (*shapes, out) if example is not None else ()
     chain = replace(chain, outputs=outputs, ends=ends)
     shape = None if example is None or not needs_shape else example.shape[1:]
     layers = None if depths is None else layer_counts(depths)
-    return LocalLearner(chain, decoupling, heads, stages, groups, shape, layers)
-
-
-def _placed(head: nn.Module, model: nn.Module) -> nn.Module:
-    """Give a head the model's device, precision and memory layout."""
-    like = next((p for p in model.parameters() if p.is_floating_point()), None)
-    if like is None:
-        return head
-    held = [t for t in (*head.parameters(), *head.buffers()) if t.is_floating_point()]
-    if any((t.device, t.dtype) != (like.device, like.dtype) for t in held):
-        head = head.to(like.device, like.dtype)
-    maps = [p for p in model.parameters() if p.dim() == 4]
-    last = torch.channels_last
-    if any(not p.is_contiguous() and p.is_contiguous(memory_format=last) for p in maps):
-        head = head.to(memory_format=last)  # type: ignore[call-overload]
-    return head
-
-
-def _check_ties(chain: Chain, decoupling: Decoupling) -> None:
-    """Refuse a parameter that two blocks use: no reach could be honest about it."""
-    names = {id(p): name for name, p in chain.model.named_parameters()}
-    owner: dict[int, int] = {}
-    for k, block in enumerate(decoupling.blocks):
-        parts = list(chain.units[block.start : block.stop])
-        if k == len(decoupling.blocks) - 1:
-            parts.append(chain.tail)
-        for part in parts:
-            for parameter in part.parameters():
-                first = owner.setdefault(id(parameter), k)
-                if first != k:
-                    raise LocalgradError(
-                        f"parameter {names[id(parameter)]!r} is used in blocks {first} and {k} "
-                        "(tied weights): cut elsewhere, or untie it with a copy of its own"
-                    )
+    return LocalLearner(chain, decoupling, heads, stages, groups, shape, layers, untied)

@@ -34,6 +34,52 @@ def logits_of(output: Any) -> Tensor | None:
     return scores
 
 
+def each_token(scores: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy of every token's scores against its target; a task loss for ``decouple``.
+
+    Args:
+        scores: ``(batch, tokens, vocabulary)``.
+        targets: class indices, ``(batch, tokens)``; -100 leaves a token out.
+
+    Returns:
+        The mean over all tokens, in nats.
+
+    Raises:
+        LocalgradError: the shapes do not fit.
+
+    >>> each_token(torch.zeros(2, 5, 4), torch.zeros(2, 5, dtype=torch.long)).exp()
+    tensor(4.)
+    """
+    if scores.dim() != 3 or scores.shape[:2] != targets.shape:
+        raise LocalgradError(
+            f"scores {tuple(scores.shape)} and targets {tuple(targets.shape)} do not fit: expected "
+            "(batch, tokens, vocabulary) and (batch, tokens)"
+        )
+    return F.cross_entropy(scores.flatten(0, 1), targets.flatten())
+
+
+def next_token(scores: Tensor, tokens: Tensor) -> Tensor:
+    """Cross-entropy of each token's scores against the token that follows it.
+
+    A task loss for ``decouple``, with the input itself as ``y``: ``learner.step(ids, ids)``.
+
+    Args:
+        scores: ``(batch, tokens, vocabulary)``; the last token's are not used.
+        tokens: ``(batch, tokens)``, as they went in; -100 leaves a token out as a target.
+
+    Returns:
+        The mean over all but the last position, in nats.
+
+    Raises:
+        LocalgradError: the shapes do not fit, or there is a single token.
+    """
+    if tokens.dim() == 2 and tokens.shape[1] < 2:
+        raise LocalgradError("next_token needs at least two tokens a row: the second is a target")
+    if scores.shape[:2] != tokens.shape:
+        return each_token(scores, tokens)  # says what does not fit
+    return each_token(scores[:, :-1], tokens[:, 1:])
+
+
 class Task:
     """The task's own loss (usually cross-entropy) on the head's logits."""
 

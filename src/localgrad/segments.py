@@ -127,7 +127,8 @@ class Group:
 
     def forward(self, x: Tensor, y: Any, image: Tensor) -> Walk:
         """Run units, heads and losses on ``x``, cut off from what made it."""
-        x = _leaf(x, self.sends_error, self.stages[0].units[0])
+        first = self.stages[0]
+        x = _leaf(x, self.sends_error, (*first.units, first.head)[0])
         walk = Walk(leaf=x, border=x)
         with _forward_mode(x.device.type):
             for stage in self.stages:
@@ -232,15 +233,15 @@ def _forward_mode(device: str) -> AbstractContextManager[Any]:
     return nullcontext()
 
 
-def _leaf(x: Tensor, requires_grad: bool, unit: Unit) -> Tensor:
-    """Return ``x`` cut off from what made it, as the input of ``unit``.
+def _leaf(x: Tensor, requires_grad: bool, reader: nn.Module | Unit) -> Tensor:
+    """Return ``x`` cut off from what made it, as the input of ``reader``.
 
     On the CPU, torch's backward of a group norm ends the process if its input is channels-last and
     nothing asks for that input's gradient (torch 2.13). In a whole network that hardly happens; in
     a block that starts with such a norm it always does, so it gets a contiguous copy.
     """
     x = x.detach()
-    norms = any(isinstance(module, nn.GroupNorm) for module in unit.modules())
+    norms = any(isinstance(module, nn.GroupNorm) for module in reader.modules())
     if norms and x.device.type == "cpu" and x.dim() == 4:
         x = x.contiguous()
     return x.requires_grad_(requires_grad)

@@ -62,7 +62,12 @@ class Site:
         return self.arrange.shape(maps[-1])[0] if maps else self.width
 
     def pool(self) -> nn.Module:
-        """Return the layer that leaves ``(batch, width)``: the mean over positions or tokens."""
+        """Return the layer that leaves ``(batch, width)``: the mean over positions or tokens.
+
+        Where the network scores each token it is a layer norm over ``(batch, tokens, width)``:
+        what leaves a transformer's layer grows from layer to layer, and the network's own scores
+        have a norm before them too.
+        """
         if not self.shape:
             raise LocalgradError(
                 f"a head at unit {self.chain.names[self.unit]!r} got one number per input: "
@@ -75,7 +80,7 @@ class Site:
                 f"the network scores each of {self.tokens} tokens, but unit "
                 f"{self.chain.names[self.unit]!r} returns {tuple(self.shape)}: cut elsewhere"
             )
-        return nn.Identity()
+        return nn.LayerNorm(self.width)
 
     def only_whole_inputs(self, head: str) -> None:
         """Refuse a network that scores every token."""

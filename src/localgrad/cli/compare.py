@@ -27,7 +27,11 @@ def run(config: Config, flags: dict[str, Any], command: str) -> int:
     progress = show.progress_bar(quiet)
 
     def watch(label: str, number: int, runs: int) -> Watcher:
-        return Watcher() if quiet else show.Bar(f"[{number}/{runs}] {label}", progress)
+        return (
+            Watcher()
+            if quiet
+            else show.Bar(f"[{number}/{runs}] {label}", progress, config.data.inputs)
+        )
 
     def note(text: str) -> None:
         if not quiet:
@@ -42,7 +46,7 @@ def run(config: Config, flags: dict[str, Any], command: str) -> int:
             return 130
     first = results[0]
     title = (
-        f"{first['network']} on {first['data']}: {first['train_images']:,} images, "
+        f"{first['network']} on {first['data']}: {first['train_images']:,} {config.data.inputs}, "
         f"{_plural(config.epochs, 'epoch')}, batch {config.batch_size}"
     )
     print(title)
@@ -68,11 +72,17 @@ def rows(results: list[dict[str, Any]]) -> list[dict[str, str]]:
         if len(accuracies) > 1:
             accuracy += f" ± {statistics.stdev(accuracies):.2f}"
         ratios = runs[0]["ratios"]
+        bits = {
+            key.replace("_", " "): f"{statistics.mean(run[key] for run in runs):.3f}"
+            for key in ("bits_per_byte", "bits_per_char")
+            if key in runs[0]
+        }
         found.append(
             {
                 "rule": label,
                 "losses": str(runs[0]["blocks"]),
                 "test accuracy, %": accuracy,
+                **bits,
                 "activations": show.mebibytes(runs[0]["peak_activation_bytes"]),
                 "vs BP": show.ratio(ratios["activation_memory"]),
                 "FLOPs vs BP": show.ratio(ratios["flops"]),

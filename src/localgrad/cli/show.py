@@ -27,8 +27,8 @@ def shortened(values: list[float], most: int = 4) -> str:
 class Bar(Watcher):
     """A progress bar on a terminal, a line an epoch anywhere."""
 
-    def __init__(self, title: str, progress: Progress | None) -> None:
-        self.title, self.progress = title, progress
+    def __init__(self, title: str, progress: Progress | None, inputs: str = "images") -> None:
+        self.title, self.progress, self.inputs = title, progress, inputs
         self.task = None if progress is None else progress.add_task(title, total=None, info="")
 
     def batch(self, position: Position, batches: int, losses: list[float] | None) -> None:
@@ -36,7 +36,7 @@ class Bar(Watcher):
         if self.progress is None or self.task is None:
             return
         speed = position.seen / max(position.epoch_seconds, 1e-9)
-        info = f"{speed:,.0f} images/s"
+        info = f"{speed:,.0f} {self.inputs}/s"
         if losses is not None:
             info += f"  loss by block {shortened(losses)}"
         self.progress.update(
@@ -53,7 +53,7 @@ class Bar(Watcher):
         line = (
             f"{self.title}  epoch {number}  "
             f"test {100 * metrics['test_accuracy']:5.2f} %  "
-            f"{metrics['images_per_second']:,.0f} images/s  "
+            f"{metrics['images_per_second']:,.0f} {self.inputs}/s  "
             f"loss by block {shortened(metrics['losses'])}"
         )
         if self.progress is None or self.task is None:

@@ -19,6 +19,8 @@ from localgrad.experiment.config import Config
 from localgrad.experiment.folder import RunFolder
 from localgrad.experiment.loop import Interrupted, train
 
+ONE = {"images": "an image", "sequences": "a sequence"}
+
 
 def run(config: Config, flags: dict[str, Any], command: str) -> int:
     """Train, fill the run folder, print the summary."""
@@ -36,7 +38,7 @@ def run(config: Config, flags: dict[str, Any], command: str) -> int:
         progress = show.progress_bar(quiet)
         with stop_at_signal() as stop, progress or nullcontext():
             experiment = build(config)
-            watcher = None if quiet else show.Bar(label, progress)
+            watcher = None if quiet else show.Bar(label, progress, config.data.inputs)
             try:
                 summary = train(experiment, folder, watcher, resume, stop, command=command)
             except Interrupted:
@@ -52,13 +54,16 @@ def run(config: Config, flags: dict[str, Any], command: str) -> int:
 
 def _print(summary: dict[str, Any]) -> None:
     print(f"{summary['label']} on {summary['network']}, {summary['data']}")
+    inputs = summary.get("inputs", "images")
+    bits = {key: summary[key] for key in ("bits_per_byte", "bits_per_char") if key in summary}
     facts = {
         "test accuracy": f"{100 * summary['test_accuracy']:.2f} %",
+        **{key.replace("_", " "): f"{value:.3f}" for key, value in bits.items()},
         "losses": str(summary["blocks"]),
         "peak activation memory": show.mebibytes(summary["peak_activation_bytes"]),
         "peak memory": show.mebibytes(summary["peak_memory_bytes"]),
-        "FLOPs an image": f"{summary['flops_per_image'] / 1e6:,.1f} M",
+        f"FLOPs {ONE[inputs]}": f"{summary['flops_per_image'] / 1e6:,.1f} M",
         "training": f"{summary['train_seconds']:,.1f} s",
-        "speed": f"{summary['images_per_second']:,.0f} images/s",
+        "speed": f"{summary['images_per_second']:,.0f} {inputs}/s",
     }
     print(show.aligned([[f"  {name}", value] for name, value in facts.items()]))

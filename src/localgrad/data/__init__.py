@@ -6,6 +6,8 @@ from localgrad.data.augment import Draws, Normalise, crop_and_flip
 from localgrad.data.batches import Batches
 from localgrad.data.catalogue import load, names
 from localgrad.data.image_set import Dataset, ImageSet
+from localgrad.data.text import TextDataset, load_text
+from localgrad.data.windows import TokenBatches, Windows
 
 __all__ = [
     "Batches",
@@ -13,7 +15,11 @@ __all__ = [
     "Draws",
     "ImageSet",
     "Normalise",
+    "TextDataset",
+    "TokenBatches",
+    "Windows",
     "crop_and_flip",
     "load",
+    "load_text",
     "names",
 ]

@@ -55,12 +55,12 @@ _PUBLISHED = MappingProxyType({published.name: published for published in (CIFAR
 
 
 def names() -> tuple[str, ...]:
-    """The names that :func:`load` takes.
+    """The names of data sets; ``text`` is read by :func:`localgrad.data.load_text`.
 
     >>> names()
-    ('digits', 'cifar10')
+    ('digits', 'cifar10', 'text')
     """
-    return ("digits", *_PUBLISHED)
+    return ("digits", *_PUBLISHED, "text")
 
 
 def load(
@@ -100,6 +100,8 @@ def load(
             )
         data = load_digits()
         return replace(data, train=_first(data.train, limit), test=_first(data.test, test_limit))
+    if name == "text":
+        raise LocalgradError("text is no set of images: read it with load_text(path)")
     published = _PUBLISHED.get(name)
     if published is None:
         near = difflib.get_close_matches(str(name), names(), n=1, cutoff=0.5)

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from localgrad import LocalLearner, decouple, methods, networks
-from localgrad.data import Batches, Dataset, load
+from localgrad import LocalLearner, decouple, losses, methods, networks
+from localgrad.data import Batches, Dataset, TextDataset, TokenBatches, load, load_text
 from localgrad.errors import LocalgradError
 from localgrad.experiment.config import Choice, Config, sentence
+
+TEST_TOKENS = 8192  # a batch of a text when testing
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,18 +28,24 @@ class Experiment:
     config: Config
     method: methods.Method
     learner: LocalLearner
-    data: Dataset
-    train: Batches
-    test: Batches
+    data: Dataset | TextDataset
+    train: Batches | TokenBatches
+    test: Batches | TokenBatches
     device: torch.device
+    loss: Callable[[Tensor, Tensor], Tensor]
 
     @property
     def label(self) -> str:
         """The method's display name."""
         return methods.label(self.method)
 
+    @property
+    def targets_each(self) -> int:
+        """Targets of one input: 1 for an image, one a token for a text."""
+        return self.data.context if isinstance(self.data, TextDataset) else 1
 
-def build(config: Config, data: Dataset | None = None) -> Experiment:
+
+def build(config: Config, data: Dataset | TextDataset | None = None) -> Experiment:
     """Build everything a run needs; seeds the global random state.
 
     Args:
@@ -56,36 +66,45 @@ def build(config: Config, data: Dataset | None = None) -> Experiment:
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     model = model.to(device)
-    train = _batches(config, data, device)
-    test = data.test_batches(
-        min(1000, len(data.test)), device=device, channels_last=config.channels_last
-    )
+    train, test = _batches(config, data, device)
     example, _ = next(test.evaluation())
     method = build_method(config.method, data)
+    loss = losses.each_token if isinstance(data, TextDataset) else F.cross_entropy
     learner = decouple(
-        model, method, blocks=config.blocks, cuts=config.cuts, example_input=example[:2]
+        model, method, config.blocks, config.cuts, example[:2], loss, ties=config.ties
     )
     _check_outputs(config, learner, example, data)
     _check_last_batch(config, learner, len(data.train))
-    return Experiment(config, method, learner, data, train, test, device)
+    return Experiment(config, method, learner, data, train, test, device, loss)
 
 
-def load_data(config: Config) -> Dataset:
+def load_data(config: Config) -> Dataset | TextDataset:
     """Read the data set that the configuration names; ``digits`` has no use for a path."""
     wanted = config.data
+    if wanted.name == "text":
+        return load_text(wanted.path, wanted.level, wanted.context, wanted.limit, wanted.test_limit)
     path = None if wanted.name == "digits" else wanted.path
     return load(wanted.name, path, wanted.limit, wanted.test_limit)
 
 
-def _batches(config: Config, data: Dataset, device: torch.device) -> Batches:
-    if not config.data.augment:
+def _batches(
+    config: Config, data: Dataset | TextDataset, device: torch.device
+) -> tuple[Batches | TokenBatches, Batches | TokenBatches]:
+    """Return the batches for training and for testing."""
+    wanted = config.data
+    options: dict[str, Any] = {
+        "seed": config.seed, "drop_last": wanted.drop_last, "device": device,
+    }  # fmt: skip
+    if isinstance(data, TextDataset):
+        train = data.train_batches(config.batch_size, shift=wanted.augment, **options)
+        rows = max(1, min(TEST_TOKENS // data.context, len(data.test)))
+        return train, data.test_batches(rows, device=device)
+    if not wanted.augment:
         data = dataclasses.replace(data, pad=0, flip=False)
-    return data.train_batches(
-        config.batch_size,
-        seed=config.seed,
-        drop_last=config.data.drop_last,
-        device=device,
-        channels_last=config.channels_last,
+    last = config.channels_last
+    return (
+        data.train_batches(config.batch_size, channels_last=last, **options),
+        data.test_batches(min(1000, len(data.test)), device=device, channels_last=last),
     )
 
 
@@ -122,15 +141,14 @@ def made_by(path: str, options: dict[str, Any], what: str) -> Any:
         ) from error
 
 
-def build_network(choice: Choice, data: Dataset) -> nn.Module:
+def build_network(choice: Choice, data: Dataset | TextDataset) -> nn.Module:
     """Build a network by name or import path ``package.module:callable``.
 
     A network by name gets the data set's number of classes and channels, and the size of its
     images where it is built for one size, unless options say otherwise.
     """
     if networks.is_known_form(choice.name):
-        channels, height, width = data.image_shape
-        facts = networks.Facts(data.num_classes, channels, (height, width))
+        facts = _facts(choice, data)
         try:
             return networks.get(choice.name, facts, **choice.options)
         except LocalgradError:
@@ -145,13 +163,26 @@ def build_network(choice: Choice, data: Dataset) -> nn.Module:
     return model
 
 
-def build_method(choice: Choice, data: Dataset | None = None) -> methods.Method:
+def _facts(choice: Choice, data: Dataset | TextDataset) -> networks.Facts | networks.TextFacts:
+    """Return what a built-in network has to know of the data."""
+    is_text = isinstance(data, TextDataset)
+    if choice.name in networks.names() and networks.reads_text(choice.name) != is_text:
+        reads = "images" if is_text else "text"
+        remedy = "set --network.name gpt" if is_text else "set --data.name text"
+        raise LocalgradError(f"network {choice.name!r} reads {reads}, not {data.name}: {remedy}")
+    if isinstance(data, TextDataset):
+        return networks.TextFacts(data.num_classes, data.context)
+    channels, height, width = data.image_shape
+    return networks.Facts(data.num_classes, channels, (height, width))
+
+
+def build_method(choice: Choice, data: Dataset | TextDataset | None = None) -> methods.Method:
     """Build a rule by name, its options' kinds checked; InfoPro learns the normalisation."""
     options = choice.options
     if ":" in choice.name:
         made: methods.Method = made_by(choice.name, options, "method")
         return made
-    if choice.name == methods.InfoPro.name and data is not None:
+    if choice.name == methods.InfoPro.name and isinstance(data, Dataset):
         options = {"mean": data.mean, "std": data.std, **options}
     methods.check(choice.name, options)
     try:
@@ -161,8 +192,19 @@ def build_method(choice: Choice, data: Dataset | None = None) -> methods.Method:
     return method
 
 
-def _check_outputs(config: Config, learner: LocalLearner, example: Tensor, data: Dataset) -> None:
+def _check_outputs(
+    config: Config, learner: LocalLearner, example: Tensor, data: Dataset | TextDataset
+) -> None:
     _, out = learner.chain.shapes(example)
+    if isinstance(data, TextDataset):
+        expected = (data.context, data.num_classes)
+        if tuple(out) != expected:
+            raise LocalgradError(
+                f"the network returns {tuple(out)} for {data.context} tokens, expected {expected}: "
+                f"a score for each of the vocabulary's {data.num_classes} tokens at each of them"
+            )
+        _check_causal(config, learner, example)
+        return
     if tuple(out) != (data.num_classes,):
         remedy = (
             f"give {config.network.name} {data.num_classes} outputs"
@@ -172,6 +214,24 @@ def _check_outputs(config: Config, learner: LocalLearner, example: Tensor, data:
         raise LocalgradError(
             f"the network has {out[-1]} outputs, {data.name} has {data.num_classes} classes: "
             f"{remedy}"
+        )
+
+
+@torch.no_grad()
+def _check_causal(config: Config, learner: LocalLearner, example: Tensor) -> None:
+    """Refuse a network that sees the token which it is to predict."""
+    tokens = learner.chain.sample(example)
+    changed = tokens.clone()
+    changed[:, -1] = (tokens[:, -1] + 1) % learner.chain.outputs[-1][-1]
+    training = learner.backbone.training
+    learner.eval()
+    scores, others = learner.chain(tokens), learner.chain(changed)
+    learner.train(training)
+    if not torch.allclose(scores[:, :-1], others[:, :-1], rtol=1e-4, atol=1e-5):
+        raise LocalgradError(
+            f"network {config.network.name!r} sees later tokens: to predict the next one, its "
+            "scores must depend on earlier ones alone (--network.is_decoder true makes a decoder "
+            "of some models of transformers)"
         )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from localgrad import methods
-from localgrad.data import Dataset
+from localgrad.data import Dataset, TextDataset
 from localgrad.errors import LocalgradError
 from localgrad.experiment.build import Experiment, build, build_method, load_data
 from localgrad.experiment.config import Choice, Config
@@ -129,7 +129,7 @@ def compare(
     return results
 
 
-def _build(run: Config, data: Dataset | None) -> Experiment:
+def _build(run: Config, data: Dataset | TextDataset | None) -> Experiment:
     try:
         return build(run, data)
     except LocalgradError as error:

@@ -67,11 +67,18 @@ class DataConfig(_Section):
     """Which images, and how they are fed."""
 
     name: str = Field("digits", description="data set: see `localgrad list`")
-    path: str | None = Field(None, description="folder of parquet files")
+    path: str | None = Field(None, description="folder of parquet files; text: a file or folder")
     limit: Count | None = Field(None, description="train on the first N images")
     test_limit: Count | None = Field(None, description="test on the first N images")
     augment: bool = Field(True, description="random crop and flip as published for the data set")
     drop_last: bool = Field(False, description="leave out a last batch of fewer images")
+    level: Literal["byte", "char"] = Field("byte", description="text: what a token is")
+    context: Count = Field(128, description="text: tokens in a window")
+
+    @property
+    def inputs(self) -> str:
+        """What one input is called."""
+        return "sequences" if self.name == "text" else "images"
 
 
 class OptimizerConfig(_Section):
@@ -109,6 +116,9 @@ class Config(_Section):
     blocks: Count | None = Field(None, description="number of blocks K; default: the rule's own")
     cuts: list[str | int] | None = Field(
         None, description="last unit of each block but the final one: labels or numbers"
+    )
+    ties: Literal["first", "last", "untie"] | None = Field(
+        None, description="who trains a tied weight: the first or last block, or each its copy"
     )
     epochs: Count = Field(10, description="passes over the training images")
     batch_size: Count = Field(128, description="images a step")

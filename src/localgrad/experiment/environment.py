@@ -18,12 +18,13 @@ if TYPE_CHECKING:
     from localgrad.experiment.folder import RunFolder
 
 PACKAGES = ("localgrad", "torch", "numpy")
+NETWORKS = ("transformers",)  # named where the run loaded them
 
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and the packages that make the numbers."""
     found = {"python": platform.python_version()}
-    for name in PACKAGES:
+    for name in (*PACKAGES, *(name for name in NETWORKS if name in sys.modules)):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

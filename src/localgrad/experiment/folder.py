@@ -92,8 +92,15 @@ class RunFolder:
         compared = [key for key in {**old, **new} if key not in FREE]
         if compares:  # its rules and seeds are in methods and seeds
             compared = [key for key in compared if key != "seed" and not key.startswith("method.")]
+        if new["data.name"] == "text":  # there the path is the data
+            compared.append("data.path")
         none = object()
-        changed = [key for key in compared if old.get(key, none) != new.get(key, none)]
+        default = _flat(loads(to_yaml(Config())))  # of options younger than the run
+        changed = [
+            key
+            for key in compared
+            if old.get(key, default.get(key, none)) != new.get(key, default.get(key, none))
+        ]
         if changed:
             detail = ", ".join(
                 f"{key} was {old.get(key, 'not set')}, now {new.get(key, 'not set')}"

@@ -16,7 +16,7 @@ from localgrad.experiment.build import Experiment
 from localgrad.experiment.checkpoint import Position
 from localgrad.experiment.cost import first_batch, measure_cost, run_step
 from localgrad.experiment.folder import RunFolder
-from localgrad.experiment.results import summarise, test_accuracy, write_model
+from localgrad.experiment.results import summarise, tested, write_model
 from localgrad.experiment.schedule import build_optimizer, learning_rate
 
 CHECK_EVERY = 50  # steps between looks at the losses, so that a GPU need not wait at each
@@ -148,7 +148,7 @@ def _train_epoch(
         optimizer.zero_grad()
         out = run_step(experiment, learner, x, y)
         optimizer.step()
-        hits = (out.logits.argmax(dim=1) == y).sum()
+        hits = (out.logits.argmax(dim=-1) == y).sum()
         correct = hits if correct is None else correct + hits
         pending.append(torch.stack([loss.float() for loss in out.losses]) * len(x))
         position.batch = index + 1
@@ -212,8 +212,8 @@ def _close_epoch(
         "lr": optimizer.param_groups[0]["lr"],
         "train_loss": losses[-1],
         "losses": losses,
-        "train_accuracy": position.correct / seen,
-        "test_accuracy": test_accuracy(experiment),
+        "train_accuracy": position.correct / (seen * experiment.targets_each),
+        **tested(experiment),
         "seconds": position.epoch_seconds,
         "images_per_second": seen / position.epoch_seconds,
     }

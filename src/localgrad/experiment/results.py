@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,22 +10,39 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from localgrad.data import TextDataset
 from localgrad.experiment.build import Experiment
 from localgrad.experiment.cost import autocast
 from localgrad.experiment.folder import atomically
+from localgrad.tracing.units import tensor_of
+
+RESULTS = ("test_accuracy", "test_loss", "bits_per_byte", "bits_per_char")
 
 
 @torch.no_grad()
-def test_accuracy(experiment: Experiment) -> float:
-    """Return the part of the test images that the backbone classifies right, 0..1."""
+def tested(experiment: Experiment) -> dict[str, float]:
+    """Return what the backbone achieves on the test part.
+
+    ``test_accuracy`` is the part of the targets (labels of images, tokens of a text) that it gets
+    right, 0..1; ``test_loss`` the task loss, in nats a target. Of a text there is also
+    ``bits_per_byte`` or ``bits_per_char``.
+    """
     learner = experiment.learner
     learner.eval()
     correct = torch.zeros((), dtype=torch.long, device=experiment.device)
+    loss = torch.zeros((), dtype=torch.double, device=experiment.device)
+    count = 0
     with autocast(experiment):
         for x, y in experiment.test.evaluation():
-            correct += (learner(x).argmax(dim=1) == y).sum()
+            scores = tensor_of(learner(x))
+            correct += (scores.argmax(dim=-1) == y).sum()
+            loss += experiment.loss(scores, y).double() * y.numel()
+            count += y.numel()
     learner.train()
-    return float(correct) / experiment.test.number_of_images
+    found = {"test_accuracy": float(correct) / count, "test_loss": float(loss) / count}
+    if isinstance(experiment.data, TextDataset):
+        found[f"bits_per_{experiment.data.level}"] = found["test_loss"] / math.log(2)
+    return found
 
 
 @torch.no_grad()
@@ -33,13 +51,14 @@ def block_accuracy(experiment: Experiment) -> list[float | None]:
     learner = experiment.learner
     learner.eval()
     counts: list[Tensor | None] = []
+    number = 0
     with autocast(experiment):
         for x, y in experiment.test.evaluation():
             scores = learner.exits(x)
-            hits = [None if s is None else (s.argmax(dim=1) == y).sum() for s in scores]
+            hits = [None if s is None else (s.argmax(dim=-1) == y).sum() for s in scores]
+            number += y.numel()
             counts = [_add(a, b) for a, b in zip(counts, hits, strict=True)] if counts else hits
     learner.train()
-    number = experiment.test.number_of_images
     return [None if count is None else float(count) / number for count in counts]
 
 
@@ -76,6 +95,7 @@ def summarise(
         "network": config.network.name,
         "network_options": config.network.options,
         "data": experiment.data.label,
+        "inputs": config.data.inputs,
         "train_images": len(experiment.data.train),
         "test_images": len(experiment.data.test),
         "batch_size": config.batch_size,
@@ -84,7 +104,7 @@ def summarise(
         "epochs": config.epochs,
         "parameters": backbone,
         "head_parameters": parameters - backbone,
-        "test_accuracy": history[-1]["test_accuracy"],
+        **{key: history[-1][key] for key in RESULTS if key in history[-1]},
         "best_test_accuracy": max(epoch["test_accuracy"] for epoch in history),
         "train_seconds": seconds,
         "images_per_second": images * config.epochs / seconds,

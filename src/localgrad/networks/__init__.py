@@ -7,9 +7,17 @@ A network says how it falls into units by three methods that return plain data: 
 from __future__ import annotations
 
 from localgrad.networks.bottleneck import BasicBlock, Bottleneck
-from localgrad.networks.library import Facts
+from localgrad.networks.gpt import gpt
+from localgrad.networks.library import Facts, TextFacts
 from localgrad.networks.published_cuts import MEMORY_BALANCED, PUBLISHED
-from localgrad.networks.registry import LIBRARIES, get, is_known_form, library_names, names
+from localgrad.networks.registry import (
+    LIBRARIES,
+    get,
+    is_known_form,
+    library_names,
+    names,
+    reads_text,
+)
 from localgrad.networks.residual_block import ResidualBlock
 from localgrad.networks.resnet import (
     ResNet,
@@ -45,10 +53,13 @@ __all__ = [
     "Facts",
     "ResNet",
     "ResidualBlock",
+    "TextFacts",
     "get",
+    "gpt",
     "is_known_form",
     "library_names",
     "names",
+    "reads_text",
     "resnet",
     "resnet18",
     "resnet20",

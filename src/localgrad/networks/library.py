@@ -34,6 +34,30 @@ class Facts:
         return self.size[0] if self.size[0] == self.size[1] else self.size
 
 
+@dataclass(frozen=True)
+class TextFacts:
+    """What a text says about a network.
+
+    Attributes:
+        num_classes: different tokens, each of which gets a logit.
+        context: tokens in a row.
+    """
+
+    num_classes: int
+    context: int
+
+
+def of_images(name: str, facts: Facts | TextFacts | None) -> Facts | None:
+    """Return the facts for a network that reads images.
+
+    Raises:
+        LocalgradError: they are those of a text.
+    """
+    if isinstance(facts, TextFacts):
+        raise LocalgradError(f"network {name!r} reads images, not text: set --network.name gpt")
+    return facts
+
+
 def imported(name: str, extra: str) -> ModuleType:
     """Import the library called ``name``.
 

@@ -11,7 +11,8 @@ from torch import nn
 
 from localgrad.errors import LocalgradError
 from localgrad.networks import timm_models, torchvision_models, transformers_models
-from localgrad.networks.library import Facts, nearest
+from localgrad.networks.gpt import gpt
+from localgrad.networks.library import Facts, TextFacts, nearest
 from localgrad.networks.resnet import (
     resnet,
     resnet18,
@@ -38,7 +39,7 @@ _BUILDERS: MappingProxyType[str, Callable[..., nn.Module]] = MappingProxyType(
             *(resnet20, resnet32, resnet44, resnet56, resnet110, resnet_cifar),
             *(resnet18, resnet34, resnet50, resnet101, resnet152, resnet),
             *(vgg11, vgg13, vgg16, vgg19),
-            vit_cifar,
+            *(vit_cifar, gpt),
         )
     }
 )
@@ -82,13 +83,22 @@ def is_known_form(name: str) -> bool:
     return not colon or prefix in LIBRARIES
 
 
-def get(name: str, facts: Facts | None = None, **options: Any) -> nn.Module:
+def reads_text(name: str) -> bool:
+    """Whether the network called ``name`` takes tokens.
+
+    >>> reads_text("gpt"), reads_text("resnet20")
+    (True, False)
+    """
+    return name in _BUILDERS and "vocabulary" in inspect.signature(_BUILDERS[name]).parameters
+
+
+def get(name: str, facts: Facts | TextFacts | None = None, **options: Any) -> nn.Module:
     """Build the network called ``name``.
 
     Args:
         name: one of :func:`names`, or ``timm:NAME``, ``torchvision:NAME``, ``transformers:CONFIG``.
-        facts: what the data set says: number of classes, channels and size of the images, for
-            what the options leave open.
+        facts: what the data set says, for what the options leave open: number of classes,
+            channels and size of the images; or size of the vocabulary and of a row.
         options: passed to the builder, such as ``num_classes=100``; to that of a library as it
             spells them.
 
@@ -113,11 +123,11 @@ def get(name: str, facts: Facts | None = None, **options: Any) -> nn.Module:
         )
     signature = inspect.signature(builder)
     if facts is not None:
-        about = {
-            "num_classes": facts.num_classes,
-            "in_channels": facts.in_channels,
-            "image_size": facts.image_size,
-        }
+        about: dict[str, Any] = {"num_classes": facts.num_classes}
+        if isinstance(facts, TextFacts):
+            about |= {"vocabulary": facts.num_classes, "context": facts.context}
+        else:
+            about |= {"in_channels": facts.in_channels, "image_size": facts.image_size}
         options = {**{k: v for k, v in about.items() if k in signature.parameters}, **options}
     try:
         signature.bind(**options)

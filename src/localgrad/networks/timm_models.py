@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from localgrad.networks.library import Facts, built, imported, unknown
+from localgrad.networks.library import Facts, TextFacts, built, imported, of_images, unknown
 
 
 def names() -> list[str]:
@@ -15,7 +15,7 @@ def names() -> list[str]:
     return list(timm.list_models())
 
 
-def load(name: str, facts: Facts | None, options: dict[str, Any]) -> nn.Module:
+def load(name: str, facts: Facts | TextFacts | None, options: dict[str, Any]) -> nn.Module:
     """Build timm's model called ``name``, without pretrained weights unless options ask for them.
 
     Args:
@@ -24,6 +24,7 @@ def load(name: str, facts: Facts | None, options: dict[str, Any]) -> nn.Module:
             size. Options win.
         options: keyword arguments of ``timm.create_model``.
     """
+    facts = of_images(f"timm:{name}", facts)
     timm: Any = imported("timm", "vision")
     if not timm.is_model(name):
         raise unknown("timm model", name, timm.list_models())

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from localgrad.errors import LocalgradError
-from localgrad.networks.library import Facts, built, imported, unknown
+from localgrad.networks.library import Facts, TextFacts, built, imported, of_images, unknown
 
 _SIZED = {"vit_": "image_size", "maxvit_": "input_size"}  # built for one image size
 _AUXILIARY = ("googlenet", "inception_v3")
@@ -20,7 +20,7 @@ def names() -> list[str]:
     return list(models.list_models(module=models))
 
 
-def load(name: str, facts: Facts | None, options: dict[str, Any]) -> nn.Module:
+def load(name: str, facts: Facts | TextFacts | None, options: dict[str, Any]) -> nn.Module:
     """Build torchvision's classifier called ``name``, without weights unless options name them.
 
     GoogLeNet and Inception come without their auxiliary classifiers, so that they return one
@@ -33,6 +33,7 @@ def load(name: str, facts: Facts | None, options: dict[str, Any]) -> nn.Module:
             size. Options win.
         options: keyword arguments of ``torchvision.models.get_model``.
     """
+    facts = of_images(f"torchvision:{name}", facts)
     models: Any = imported("torchvision", "vision").models
     if name not in models.list_models(module=models):
         raise unknown("torchvision model", name, names())

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from localgrad.errors import LocalgradError
-from localgrad.networks.library import Facts, built, imported, reason, unknown, unusable
+from localgrad.networks.library import Facts, TextFacts, built, imported, reason, unknown, unusable
 
 # what a type alone stands for: the first of these that it has
 _TASKS = ("IMAGE_CLASSIFICATION", "MASKED_LM", "CAUSAL_LM", "SEQUENCE_CLASSIFICATION")
+_TEXT_TASKS = ("CAUSAL_LM",)
+_CONTEXTS = ("max_position_embeddings", "n_positions", "seq_length", "n_ctx")
 
 
 def names() -> list[str]:
@@ -21,7 +24,7 @@ def names() -> list[str]:
     return sorted(_architectures())
 
 
-def load(name: str, facts: Facts | None, options: dict[str, Any]) -> nn.Module:
+def load(name: str, facts: Facts | TextFacts | None, options: dict[str, Any]) -> nn.Module:
     """Build a model of transformers that maps one tensor to logits, with random weights.
 
     The model is transformers' own object with its own state-dict keys; a forward hook takes
@@ -33,7 +36,8 @@ def load(name: str, facts: Facts | None, options: dict[str, Any]) -> nn.Module:
             where it has one, else its masked or causal language model), or the path of a
             ``config.json``, whose ``architectures`` names the class.
         facts: of the data: number of labels and, for models of images, channels and size where
-            the configuration has them. Options win.
+            the configuration has them; for language models, vocabulary and context; a type then
+            stands for its causal language model. Options win.
         options: keyword arguments of the configuration.
 
     Raises:
@@ -44,7 +48,7 @@ def load(name: str, facts: Facts | None, options: dict[str, Any]) -> nn.Module:
     if name.endswith(".json") or Path(name).is_dir():
         written = _read(Path(name))
         name = (written.get("architectures") or [written.get("model_type")])[0]
-    cls = _model_class(name)
+    cls = _model_class(name, _TEXT_TASKS if isinstance(facts, TextFacts) else _TASKS)
     default = _default(cls.config_class)
     for option in options:
         _check_option(label, option, default, cls.config_class)
@@ -79,19 +83,19 @@ def _library() -> Any:
     return imported("transformers", "transformers")
 
 
-def _architectures() -> dict[str, str]:
+def _architectures(tasks: Sequence[str] = _TASKS) -> dict[str, str]:
     """The class that each type stands for."""
     _library()  # its absence is told before that of its parts
     auto: Any = imported("transformers.models.auto.modeling_auto", "transformers")
     found: dict[str, str] = {}
-    for task in _TASKS:
+    for task in tasks:
         for kind, cls in getattr(auto, f"MODEL_FOR_{task}_MAPPING_NAMES").items():
             found.setdefault(kind, cls if isinstance(cls, str) else cls[0])
     return found
 
 
-def _model_class(name: str) -> Any:
-    architectures, library = _architectures(), _library()
+def _model_class(name: str, tasks: Sequence[str] = _TASKS) -> Any:
+    architectures, library = _architectures(tasks), _library()
     wanted = architectures.get(name, name)
     classes = [entry for entry in dir(library) if "For" in entry or entry.endswith("Model")]
     if wanted not in classes:
@@ -121,7 +125,15 @@ def _check_option(label: str, option: str, default: Any, config_class: Any) -> N
     raise unknown(f"option of {label}", option, known)
 
 
-def _about(cls: Any, default: Any, facts: Facts) -> dict[str, Any]:
+def _about(cls: Any, default: Any, facts: Facts | TextFacts) -> dict[str, Any]:
+    if isinstance(facts, TextFacts):
+        marks = ("bos_token_id", "eos_token_id", "pad_token_id")  # a text has none
+        longest = {k: facts.context for k in _CONTEXTS if getattr(default, k, 1) < facts.context}
+        return {
+            "vocab_size": facts.num_classes,
+            **{k: v for k, v in longest.items() if hasattr(default, k)},
+            **{k: None for k in marks if hasattr(default, k)},
+        }
     given: dict[str, Any] = {"num_labels": facts.num_classes}
     if getattr(cls, "main_input_name", "") != "pixel_values" or default is None:
         return given

@@ -20,6 +20,8 @@ _NUMBERS = (
     "peak_memory_bytes",
     "flops_per_image",
 )
+#: Of texts: how many bits a byte or character of the test part takes.
+BITS = ("bits_per_byte", "bits_per_char")
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Run:
     commit: str
     curve: tuple[Epoch, ...]
     reach: Reach | None
+    inputs: str = "images"
 
 
 def read_runs(results: object) -> list[Run]:
@@ -89,6 +92,7 @@ def read_run(
     versions = mapping(get(data, "versions", where), f"{where}: versions")
     accuracy = sequence(get(data, "block_accuracy", where), f"{where}: block_accuracy")
     numbers = {key: number(data, key, where) for key in _NUMBERS}
+    numbers |= {key: number(data, key, where) for key in BITS if key in data}
     return Run(
         label=text(data, "label" if "label" in data else "method", where),
         method=text(data, "method", where),
@@ -108,6 +112,7 @@ def read_run(
             for i, entry in enumerate(sequence(curve, f"{where}: curve"))
         ),
         reach=None if reach is None else read_reach(reach, f"{where}: reach"),
+        inputs=text(data, "inputs", where) if "inputs" in data else "images",
     )
 
 

@@ -49,7 +49,7 @@ class Rule:
 
     def number(self, key: str) -> Spread | None:
         """A number of the summary over the seeds."""
-        return spread(run.numbers[key] for run in self.runs)
+        return spread(run.numbers.get(key) for run in self.runs)
 
     def ratio(self, key: str) -> Spread | None:
         """A ratio to BP over the seeds."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from localgrad.report.records import read_runs
+from localgrad.report.records import BITS, read_runs
 from localgrad.report.rules import Rule, Spread, rules
 
 MIB = 2**20
@@ -46,6 +46,10 @@ _COLUMNS = (
     Column("seeds", "n", lambda rule: str(len(rule.runs))),
     Column("losses", "Losses", lambda rule: str(rule.blocks)),
     Column("accuracy", "Test accuracy, %", lambda r: amount(r.number("test_accuracy"), 100)),
+    Column("bits_per_byte", "Bits per byte", lambda r: amount(r.number("bits_per_byte"), 1, 3)),
+    Column(
+        "bits_per_char", "Bits per character", lambda r: amount(r.number("bits_per_char"), 1, 3)
+    ),
     Column("memory", "Activations, MiB", lambda r: mebibytes(r.number("peak_activation_bytes"))),
     Column("activation_memory", "Activations ÷ BP", lambda r: ratio(r.ratio("activation_memory"))),
     Column("flops", "FLOPs ÷ BP", lambda r: ratio(r.ratio("flops"))),
@@ -54,13 +58,15 @@ _COLUMNS = (
 
 
 def columns(found: Sequence[Rule]) -> list[Column]:
-    """The columns to show: a ratio that no rule has (BP was not run) is left out."""
+    """The columns to show: a ratio that no rule has (BP was not run) and bits of images are not."""
     ratios = ("activation_memory", "flops", "time")
-    return [
-        column
-        for column in _COLUMNS
-        if column.name not in ratios or any(rule.ratio(column.name) for rule in found)
-    ]
+
+    def known(rule: Rule, name: str) -> bool:
+        if name in BITS:
+            return rule.number(name) is not None
+        return name not in ratios or rule.ratio(name) is not None
+
+    return [column for column in _COLUMNS if any(known(rule, column.name) for rule in found)]
 
 
 def markdown_table(results: list[dict[str, object]]) -> str:

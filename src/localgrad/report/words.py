@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from localgrad.report.reach import Reach
-from localgrad.report.records import Run
+from localgrad.report.records import BITS, Run
 from localgrad.report.rules import Rule, Spread
 from localgrad.report.tables import NOTHING, amount, mebibytes
 
@@ -51,18 +51,24 @@ def verdict(reach: Reach) -> Mapping[str, object]:
 
 def facts(rule: Rule) -> list[tuple[str, str]]:
     """(name, value) of the numbers at the head of a run's page."""
-    flops = rule.number("flops_per_image")
+    flops, inputs = rule.number("flops_per_image"), rule.runs[0].inputs
+    bits = [(key, rule.number(key)) for key in BITS]
     return [
         ("Test accuracy", amount(rule.number("test_accuracy"), 100) + " %"),
+        *((_words(key), amount(value, 1, 3)) for key, value in bits if value is not None),
         ("Best epoch's accuracy", amount(rule.number("best_test_accuracy"), 100) + " %"),
         ("Peak activations", mebibytes(rule.number("peak_activation_bytes")) + " MiB"),
         ("Peak memory", mebibytes(rule.number("peak_memory_bytes")) + " MiB"),
-        ("Speed", amount(rule.number("images_per_second"), 1, 0) + " images/s"),
+        ("Speed", amount(rule.number("images_per_second"), 1, 0) + f" {inputs}/s"),
         ("Training time", _duration(rule.number("train_seconds"))),
-        ("FLOPs per image", amount(flops, 1e-6, 1) + " M"),
+        (f"FLOPs per {inputs.removesuffix('s')}", amount(flops, 1e-6, 1) + " M"),
         ("Parameters with heads", amount(rule.number("parameters"), 1, 0)),
         ("Losses", str(rule.blocks)),
     ]
+
+
+def _words(key: str) -> str:
+    return key.replace("_", " ").capitalize()
 
 
 def _duration(seconds: Spread | None) -> str:

@@ -59,7 +59,7 @@ class Cutter:
             with evaluation(model.modules(), training):
                 self.cuts.append(self.cut(self.example))
         self.labels = self.cuts[0].labels
-        self.owners: dict[int, int] = {}
+        self.owners: dict[int, tuple[nn.Parameter, int]] = {}
 
     def cut(self, x: Tensor) -> TracedCut:
         """Trace the model on ``x`` as it is now, and cut it."""
@@ -129,12 +129,13 @@ class Cutter:
 
     def owner(self, parameter: nn.Parameter) -> int:
         """Return the index of the first unit that reads a parameter."""
-        if id(parameter) not in self.owners:  # never looked, or the model has new ones since
+        found = self.owners.get(id(parameter))
+        if found is None or found[0] is not parameter:  # the model has new ones, or none was known
             self.owners = {}
             for index in range(len(self.labels)):
                 for read in self.read(index):
-                    self.owners.setdefault(id(read), index)
-        return self.owners[id(parameter)]
+                    self.owners.setdefault(id(read), (read, index))
+        return self.owners[id(parameter)][1]
 
     def read(self, index: int, given: bool | None = None) -> list[nn.Parameter]:
         """Return the parameters that a unit reads, in any of the traces.
@@ -183,10 +184,19 @@ class Cutter:
 
     def parameters_of(self, step: Step) -> list[nn.Parameter]:
         """Return the parameters that a step reads."""
+        found = [getattr(module, name) for module, name in self.places_of(step)]
+        return list({id(p): p for p in found}.values())
+
+    def places_of(self, step: Step) -> list[tuple[nn.Module, str]]:
+        """Return where the parameters are that a step reads: modules, and names there."""
         if step.module is not None:
-            return list(self.names.module(step.module).parameters())
-        tensor = None if step.tensor is None else self.names.tensor(step.tensor)
-        return [tensor] if isinstance(tensor, nn.Parameter) else []
+            modules = self.names.module(step.module).modules()
+            return [(m, name) for m in modules for name, _ in m.named_parameters(recurse=False)]
+        if step.tensor is None:
+            return []
+        path, _, name = step.tensor.rpartition(".")
+        owner = self.names.module(path)
+        return [(owner, name)] if isinstance(getattr(owner, name), nn.Parameter) else []
 
 
 def rows_of(x: Tensor, count: int) -> Tensor:

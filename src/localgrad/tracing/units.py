@@ -30,7 +30,8 @@ class TracedUnit(Unit):
     state: dict[str, bool] = field(default_factory=dict)
     traced: ClassVar[bool] = True
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def run(self, x: Tensor) -> Tensor:
+        """Compute the unit's output."""
         part = self.cutter.slice_for(self.index, x)
         if not self.state.get("keeps_input"):
             # a unit that starts with an operation in place must not write on what the head
@@ -54,13 +55,19 @@ class TracedUnit(Unit):
         read = self.cutter.parameters_of(step)
         return any(self.cutter.owner(p) < self.first for p in read)
 
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """Yield the parameters that the unit reads and no earlier one lends it."""
-        lent = {id(p) for p in self.borrowed()}
-        return (p for p in self.cutter.read(self.index) if id(p) not in lent)
+    def places(self) -> Iterator[tuple[nn.Module, str]]:
+        """Yield where the parameters are that the unit reads."""
+        for cut in self.cutter.cuts:
+            for step in cut.slices[self.index].steps:
+                yield from self.cutter.places_of(step)
+
+    def reads(self) -> Iterator[nn.Parameter]:
+        """Yield every parameter that the unit reads, once."""
+        return iter(self.cutter.read(self.index))
 
     def borrowed(self) -> Iterator[nn.Parameter]:
-        """Yield parameters of earlier units of which this one's given values are made."""
+        """Yield what is lent, and of which parameters of earlier units given values are made."""
+        yield from self.lent
         own = {id(p) for p in self.cutter.read(self.index, given=False)}
         for parameter in self.cutter.read(self.index, given=True):
             if id(parameter) not in own and self.cutter.owner(parameter) < self.index:
@@ -148,7 +155,7 @@ def _compare(model: nn.Module, units: list[TracedUnit], cutter: Cutter, training
     """Refuse units that do not compute what the model does, to the last bit."""
     x = rows_of(cutter.example, 3)
     results = []
-    for run in (lambda y: _tensor(model.forward(y, **cutter.constants)), _in_turn(units)):
+    for run in (lambda y: tensor_of(model.forward(y, **cutter.constants)), _in_turn(units)):
         with unchanged(model, x.device), evaluation(model.modules(), training), torch.no_grad():
             torch.manual_seed(0)
             results.append([run(x.clone()), *(b.clone() for b in model.buffers())])
@@ -171,7 +178,7 @@ def _in_turn(units: list[TracedUnit]) -> Any:
     return run
 
 
-def _tensor(out: Any) -> Tensor:
+def tensor_of(out: Any) -> Tensor:
     """Return the tensor that the tracer takes a model's output for."""
     logits = out.get("logits") if isinstance(out, dict) else getattr(out, "logits", None)
     if isinstance(out, Tensor):

@@ -1,0 +1,152 @@
+"""Windows of consecutive tokens, and batches of them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from localgrad.data.validate import check_whole
+from localgrad.errors import LocalgradError
+
+
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """Tokens in windows, one after the other.
+
+    Attributes:
+        tokens: whole numbers, ``(number,)``, of the smallest dtype that holds them.
+        context: tokens in a window; one more follows, the last one's target.
+        count: number of windows.
+
+    >>> Windows(torch.arange(10), context=4, count=2).rows(torch.tensor([1]))
+    (tensor([[4, 5, 6, 7]]), tensor([[5, 6, 7, 8]]))
+    """
+
+    tokens: Tensor
+    context: int
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __repr__(self) -> str:
+        return f"Windows({self.count} of {self.context} tokens on {self.tokens.device})"
+
+    def first(self, limit: int | None) -> Windows:
+        """The first ``limit`` windows, at most all."""
+        return self if limit is None else replace(self, count=min(limit, self.count))
+
+    def rows(self, index: Tensor, shift: int = 0) -> tuple[Tensor, Tensor]:
+        """Return windows and their targets, each the token that follows.
+
+        Args:
+            index: which windows, ``(batch,)``.
+            shift: by how many tokens all windows start later.
+
+        Returns:
+            Two int64 tensors, ``(batch, context)``.
+        """
+        starts = index * self.context + shift
+        places = starts[:, None] + torch.arange(self.context + 1, device=index.device)
+        rows = self.tokens[places].long()
+        return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
+
+
+class TokenBatches:
+    """Batches of windows, ``(tokens, targets)``, repeatable from a seed and an epoch's number.
+
+    The order of an epoch, and where its windows start, depend on ``seed`` and the epoch's number
+    alone: not on earlier epochs, the device or PyTorch's global random state. So a run resumes at
+    any epoch exactly.
+
+    Args:
+        windows: the tokens.
+        batch_size: windows a batch; the last batch of an epoch may have fewer.
+        shuffle: draw a new order every epoch.
+        shift: let the first window of an epoch start at a random token among the first
+            ``context``, so that not every epoch cuts the text at the same places; there must be
+            as many tokens more.
+        seed: a whole number.
+        drop_last: leave out a last batch of fewer windows.
+        device: where the tokens are moved, once; None leaves them where they are.
+
+    Raises:
+        LocalgradError: a batch size below 1, no batch at all, or a device that cannot be used.
+    """
+
+    def __init__(
+        self,
+        windows: Windows,
+        batch_size: int,
+        *,
+        shuffle: bool = False,
+        shift: bool = False,
+        seed: int = 0,
+        drop_last: bool = False,
+        device: torch.device | str | None = None,
+    ) -> None:
+        check_whole("batch_size", batch_size, 1)
+        check_whole("seed", seed)
+        if drop_last and batch_size > len(windows):
+            raise LocalgradError(
+                f"drop_last leaves no batch: {len(windows)} windows are fewer than batch_size "
+                f"{batch_size}; use a smaller batch or keep the last one"
+            )
+        try:
+            self._windows = replace(windows, tokens=windows.tokens.to(device))
+        # What PyTorch raises depends on the device and on how it was built.
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            reason = str(error).partition("\n")[0]
+            raise LocalgradError(
+                f"the text cannot be put on device {str(device)!r}: {reason}"
+            ) from error
+        self.batch_size, self.shuffle, self.shift = batch_size, shuffle, shift
+        self.seed, self.drop_last = seed, drop_last
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tokens and the batches are."""
+        return self._windows.tokens.device
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        full, rest = divmod(len(self._windows), self.batch_size)
+        return full + (rest > 0 and not self.drop_last)
+
+    def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of epoch ``number``, counted from 0.
+
+        Yields:
+            Tokens and the tokens that follow them, int64 ``(batch, context)`` each.
+
+        Raises:
+            LocalgradError: for a number that is negative or not whole.
+        """
+        check_whole("epoch", number, 0)
+        return self._epoch(number)
+
+    def _epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
+        count = len(self._windows)
+        digest = hashlib.sha256(f"{self.seed} {number}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))
+        order = torch.randperm(count, generator=generator) if self.shuffle else torch.arange(count)
+        shift = 0
+        if self.shift:
+            shift = int(torch.randint(self._windows.context, (), generator=generator))
+        order = order.to(self.device)
+        for batch in range(len(self)):
+            part = order[batch * self.batch_size : (batch + 1) * self.batch_size]
+            yield self._windows.rows(part, shift)
+
+    def evaluation(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every window once, in the text's order, whatever the options say.
+
+        Yields:
+            As :meth:`epoch`; the last batch may have fewer windows.
+        """
+        for part in torch.arange(len(self._windows), device=self.device).split(self.batch_size):
+            yield self._windows.rows(part)
