@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,9 +12,11 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from localgrad import LocalLearner, decouple, methods, networks
-from localgrad.data import Batches, Dataset, load
+from localgrad.data import Batches, Dataset, StreamedBatches, load
 from localgrad.errors import LocalgradError
 from localgrad.experiment.config import Choice, Config, sentence
+
+TEST_BYTES = 2**26  # of the images of a test batch, 111 of 224x224x3
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,8 +27,8 @@ class Experiment:
     method: methods.Method
     learner: LocalLearner
     data: Dataset
-    train: Batches
-    test: Batches
+    train: Batches | StreamedBatches
+    test: Batches | StreamedBatches
     device: torch.device
 
     @property
@@ -56,15 +58,10 @@ def build(config: Config, data: Dataset | None = None) -> Experiment:
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     model = model.to(device)
-    train = _batches(config, data, device)
-    test = data.test_batches(
-        min(1000, len(data.test)), device=device, channels_last=config.channels_last
-    )
-    example, _ = next(test.evaluation())
+    train, test = _batches(config, data, device)
+    example = test.first()[0][:2]
     method = build_method(config.method, data)
-    learner = decouple(
-        model, method, blocks=config.blocks, cuts=config.cuts, example_input=example[:2]
-    )
+    learner = decouple(model, method, blocks=config.blocks, cuts=config.cuts, example_input=example)
     _check_outputs(config, learner, example, data)
     _check_last_batch(config, learner, len(data.train))
     return Experiment(config, method, learner, data, train, test, device)
@@ -73,20 +70,42 @@ def build(config: Config, data: Dataset | None = None) -> Experiment:
 def load_data(config: Config) -> Dataset:
     """Read the data set that the configuration names; ``digits`` has no use for a path."""
     wanted = config.data
-    path = None if wanted.name == "digits" else wanted.path
-    return load(wanted.name, path, wanted.limit, wanted.test_limit)
+    data = load(
+        wanted.name,
+        None if wanted.name == "digits" else wanted.path,
+        wanted.limit,
+        wanted.test_limit,
+        size=wanted.size,
+        channels=wanted.channels,
+        stream=wanted.stream,
+        crop=wanted.crop,
+        on_corrupt=wanted.on_corrupt,
+    )
+    given = {"pad": wanted.pad, "padding": wanted.padding, "flip": wanted.flip}
+    changed: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    return replace(data, **changed)
 
 
-def _batches(config: Config, data: Dataset, device: torch.device) -> Batches:
-    if not config.data.augment:
-        data = dataclasses.replace(data, pad=0, flip=False)
-    return data.train_batches(
+def _batches(
+    config: Config, data: Dataset, device: torch.device
+) -> tuple[Batches | StreamedBatches, Batches | StreamedBatches]:
+    """Training and test batches."""
+    shared: dict[str, Any] = {
+        "device": device,
+        "channels_last": config.channels_last,
+        "workers": config.data.workers,
+        "prefetch": config.data.prefetch,
+    }
+    train = data.train_batches(
         config.batch_size,
         seed=config.seed,
         drop_last=config.data.drop_last,
-        device=device,
-        channels_last=config.channels_last,
+        augment=config.data.augment,
+        **shared,
     )
+    room = TEST_BYTES // (4 * math.prod(data.image_shape))
+    test = data.test_batches(max(1, min(1000, len(data.test), room)), **shared)
+    return train, test
 
 
 def find_device(name: str) -> torch.device:

@@ -20,11 +20,13 @@ def test_accuracy(experiment: Experiment) -> float:
     learner = experiment.learner
     learner.eval()
     correct = torch.zeros((), dtype=torch.long, device=experiment.device)
+    seen = 0
     with autocast(experiment):
         for x, y in experiment.test.evaluation():
             correct += (learner(x).argmax(dim=1) == y).sum()
+            seen += len(y)
     learner.train()
-    return float(correct) / experiment.test.number_of_images
+    return float(correct) / seen
 
 
 @torch.no_grad()
@@ -33,14 +35,15 @@ def block_accuracy(experiment: Experiment) -> list[float | None]:
     learner = experiment.learner
     learner.eval()
     counts: list[Tensor | None] = []
+    seen = 0
     with autocast(experiment):
         for x, y in experiment.test.evaluation():
             scores = learner.exits(x)
             hits = [None if s is None else (s.argmax(dim=1) == y).sum() for s in scores]
             counts = [_add(a, b) for a, b in zip(counts, hits, strict=True)] if counts else hits
+            seen += len(y)
     learner.train()
-    number = experiment.test.number_of_images
-    return [None if count is None else float(count) / number for count in counts]
+    return [None if count is None else float(count) / seen for count in counts]
 
 
 def _add(a: Tensor | None, b: Tensor | None) -> Tensor | None:
