@@ -33,16 +33,17 @@ def random_box(width: int, height: int, drawn: random.Random) -> Box:
     ratio, as in torchvision's ``RandomResizedCrop``.
 
     >>> random_box(100, 50, random.Random(0))
-    (24.0, 3.0, 77.0, 45.0)
+    (44.0, 0.0, 96.0, 50.0)
     """
+    # random() alone: of Python's draws, only its stream is promised to stay the same.
     low, high = (math.log(ratio) for ratio in _RATIO)
     for _ in range(_TRIES):
-        area = width * height * drawn.uniform(*_AREA)
-        ratio = math.exp(drawn.uniform(low, high))
+        area = width * height * (_AREA[0] + (_AREA[1] - _AREA[0]) * drawn.random())
+        ratio = math.exp(low + (high - low) * drawn.random())
         wide, tall = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < wide <= width and 0 < tall <= height:
-            left = drawn.randint(0, width - wide)
-            top = drawn.randint(0, height - tall)
+            left = int(drawn.random() * (width - wide + 1))
+            top = int(drawn.random() * (height - tall + 1))
             return float(left), float(top), float(left + wide), float(top + tall)
     wide, tall = width, height
     if width / height < _RATIO[0]:

@@ -133,6 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     classes = options.classes.split(",") if options.classes else FASHION_MNIST_CLASSES
     try:
+        extra("datasets", "to write parquet files").disable_progress_bars()
         for file in convert(options.folder, options.out, classes):
             print(file)
     except LocalgradError as error:

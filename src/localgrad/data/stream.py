@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import signal
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -239,7 +240,7 @@ class StreamedBatches:
         self, epoch: int | None, parts: list[Tensor], workers: int
     ) -> Iterator[tuple[Tensor, _Fetched]]:
         epoch = epoch if self._by_row else None
-        loader = DataLoader(
+        found = _started(
             _Fetch(self._images, self.order.seed, epoch, self._flip),
             batch_size=None,
             sampler=[part.tolist() for part in parts],
@@ -251,7 +252,6 @@ class StreamedBatches:
             # a generator of its own: the loader would draw from the global random state
             generator=torch.Generator(),
         )
-        found = iter(loader)
         for part in parts:
             try:
                 one = next(found)
@@ -282,6 +282,18 @@ class StreamedBatches:
     def _as_input(self, pixels: Tensor) -> Tensor:
         x = self._normalise(pixels)
         return x if self.channels_last else x.contiguous()
+
+
+def _started(images: _Fetch, **options: Any) -> Iterator[_Fetched]:
+    """A loader's iterator, whose workers run.
+
+    Python warns of every fork beside threads; the workers touch nothing that those hold. PyTorch
+    warns of more workers than cores, but reading from a slow disk may well want them.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*multi-threaded, use of fork", DeprecationWarning)
+        warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
+        return iter(DataLoader(images, **options))
 
 
 def _as_it_is(fetched: Any) -> Any:
