@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -11,6 +13,7 @@ pytest.importorskip("pydantic")
 from command import error_line, metrics, read, words
 from image_files import arrays, write_images
 from localgrad.cli import main
+from localgrad.errors import LocalgradError
 from localgrad.experiment.build import build
 from localgrad.experiment.config import build_config, override
 from localgrad.experiment.folder import RunFolder
@@ -113,6 +116,35 @@ def test_what_is_kept_beside_a_result(tmp_path, images):
     assert summary["skipped_images"] == 0
     assert read(tmp_path / "x" / "environment.json")["images"] == summary["images"]
     assert summary["data"] == f"folder {images.name} 8x8 (1 in 5 held out)"
+
+
+def test_an_unreadable_image_stops_the_run_which_can_go_on_from_there(tmp_path):
+    write_images(tmp_path / "i" / "train", cat=arrays(10), dog=arrays(10, seed=1))
+    write_images(tmp_path / "i" / "test", cat=arrays(2), dog=arrays(2, seed=1))
+    train(experiment(tmp_path / "i", **STREAM), RunFolder(tmp_path / "whole"))
+    found = experiment(tmp_path / "i", **STREAM)
+    order, _ = found.train.order.epoch(1)
+    victim = found.data.train.rows.name(int(order[-1]))  # in the last batch of the second epoch
+
+    class Breaking(Watcher):
+        def epoch(self, metrics, epochs):
+            Path(victim).write_bytes(b"")
+
+    whole = Path(victim).read_bytes()
+    with pytest.raises(LocalgradError, match=r"cannot be decoded as an image") as caught:
+        train(found, RunFolder(tmp_path / "x"), Breaking())
+    assert victim in str(caught.value)
+    Path(victim).write_bytes(whole)
+    seen = []
+
+    class Counting(Watcher):
+        def batch(self, position, batches, losses):
+            seen.append((position.epoch, position.batch))
+
+    train(experiment(tmp_path / "i", **STREAM), RunFolder(tmp_path / "x"), Counting(), resume=True)
+    assert seen == [(1, 4)]
+    assert weights(tmp_path / "x") == weights(tmp_path / "whole")
+    assert metrics(tmp_path / "x") == metrics(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("stream", [MEMORY, STREAM], ids=["memory", "stream"])

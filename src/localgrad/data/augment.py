@@ -78,9 +78,8 @@ def crop_and_flip(
     gathered = images.view(number * height * width, channels).index_select(0, pixels.flatten())
     gathered = gathered.view(len(index), height, width, channels)
     if padding == "zero" and pad:
-        # Whole rows and columns: 3 times faster than a mask of pixels.
-        gathered *= _within(rows, height)[:, :, None, None]
-        gathered *= _within(columns, width)[:, None, :, None]
+        seen = _within(rows, height)[:, :, None] & _within(columns, width)[:, None, :]
+        gathered *= seen[..., None]
     return gathered
 
 

@@ -1,7 +1,8 @@
 """Image folders: one folder a class, under ``train/`` and ``test/`` or by themselves.
 
-``datasets``' own reader ("imagefolder") takes 40 s for 60,000 files, on every run, against 2 s
-here; it leaves out files that are no images without a word, and classes without images too.
+``datasets``' own reader ("imagefolder") takes 43 s of processor time to find 60,000 files, anew on
+every run, against 0.6 s here; it leaves out files that are no images without a word, and classes
+without images too.
 """
 
 from __future__ import annotations

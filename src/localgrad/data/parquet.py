@@ -83,9 +83,10 @@ def _splits_in(folder: Path, tests: Sequence[str]) -> Files:
 def _complete(folder: Path, found: Files, tests: Sequence[str]) -> Files:
     for split, names in (("train", ["train"]), ("test", tests)):
         if split not in found:
-            wanted = " or ".join(f"{name}-*.parquet" for name in names)
+            others = f" ({', '.join(names[1:])} will do too)" if names[1:] else ""
             raise LocalgradError(
-                f"{folder}: no {wanted} beside {next(iter(found.values()))[0].name}: add it"
+                f"{folder}: no {names[0]}-*.parquet beside "
+                f"{next(iter(found.values()))[0].name}: add it{others}"
             )
     return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -143,6 +143,7 @@ def _train_epoch(
 
     Raises:
         Interrupted: after saving, where ``stop`` asked for it.
+        LocalgradError: after saving, where the images cannot be read.
     """
     config, learner, batches = experiment.config, experiment.learner, experiment.train
     learner.train()
@@ -151,7 +152,22 @@ def _train_epoch(
     pending: list[Tensor] = []
     correct: Tensor | None = None
     every = config.checkpoint_every
-    left = batches.epoch(position.epoch, position.batch)
+
+    def settle() -> list[float] | None:
+        nonlocal correct
+        if correct is None:
+            return None
+        newest = _settle(pending, position)
+        position.correct += float(correct)
+        correct = None
+        return newest
+
+    def keep() -> None:
+        settle()
+        _check_weights(experiment, position)
+        save()
+
+    left = _kept_if_unreadable(batches.epoch(position.epoch, position.batch), keep)
     for index, (x, y) in enumerate(left, start=position.batch):
         progress = position.epoch + index / len(batches)
         rate = learning_rate(config.schedule, config.optimizer.lr, progress, config.epochs)
@@ -170,17 +186,26 @@ def _train_epoch(
         keeps = asked or due
         losses = None
         if keeps or len(pending) == CHECK_EVERY or position.batch == len(batches) or x.is_cpu:
-            losses = [value / len(x) for value in _settle(pending, position)]
-            position.correct += float(correct)
-            correct = None
+            newest = settle()
+            losses = newest and [value / len(x) for value in newest]
         position.epoch_seconds = before + time.perf_counter() - start
         watcher.batch(position, len(batches), losses)
         if keeps:
-            _check_weights(experiment, position)
-            save()
+            keep()
         if asked:
             raise Interrupted
     _check_weights(experiment, position)
+
+
+def _kept_if_unreadable(
+    batches: Iterator[tuple[Tensor, Tensor]], keep: Callable[[], None]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Save before an image that cannot be read ends the run."""
+    try:
+        yield from batches
+    except LocalgradError:
+        keep()
+        raise
 
 
 def _settle(pending: list[Tensor], position: Position) -> list[float]:
