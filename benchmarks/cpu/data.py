@@ -34,7 +34,7 @@ from localgrad.experiment import environment
 from localgrad.networks import resnet20
 
 LEAST_REPEATS = 5
-PHOTOGRAPHS = 320
+PHOTOGRAPHS = 1200  # one in five to test
 Pairs = Iterable[tuple[Tensor, Tensor]]
 
 
