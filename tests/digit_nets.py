@@ -57,3 +57,12 @@ def no_module() -> object:
 
 def failing() -> nn.Module:
     raise RuntimeError("no licence\nfor this network")
+
+
+def two_classes() -> nn.Module:
+    return nn.Sequential(
+        nn.Flatten(),
+        *(nn.Linear(64, 16), nn.ReLU(), nn.Dropout(0.3)),
+        *(nn.Linear(16, 16), nn.ReLU(), nn.Dropout(0.3)),
+        nn.Linear(16, 2),
+    )

@@ -76,7 +76,7 @@ def test_list(capsys, tmp_path):
     found = read(path)
     assert "backlink" in [rule["name"] for rule in found["methods"]]
     assert "resnet20" in found["networks"]
-    assert found["data"] == ["digits", "cifar10", "text"]
+    assert found["data"][:2] == ["digits", "cifar10"]
     for name in (*(rule["name"] for rule in found["methods"]), *found["networks"]):
         assert name in out
 

@@ -2,9 +2,6 @@ from __future__ import annotations
 
 import doctest
 import importlib
-import io
-import os
-import sys
 
 import pytest
 import torch
@@ -14,13 +11,11 @@ from localgrad import data
 from localgrad.data import Batches, Dataset, Draws, ImageSet, crop_and_flip
 from localgrad.errors import LocalgradError
 
-np = pytest.importorskip("numpy")
-pa = pytest.importorskip("pyarrow")
-pq = pytest.importorskip("pyarrow.parquet")
-Image = pytest.importorskip("PIL.Image")
 pytest.importorskip("sklearn")
 
-MODULES = ("augment", "batches", "catalogue", "extra", "image_set", "validate")
+MODULES = (
+    *("augment", "batches", "catalogue", "crop", "extra", "image_set", "statistics", "validate"),
+)
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -80,28 +75,28 @@ def test_dataset_properties_and_batches():
     assert toy.image_shape == (3, 8, 8)
     assert toy.num_classes == 10
     train, test = toy.train_batches(4, seed=3), toy.test_batches(4)
-    assert (train.pad, train.flip, train.shuffle, train.seed) == (2, True, True, 3)
-    assert (test.pad, test.flip, test.shuffle) == (0, False, False)
+    assert (train.order.pad, train.order.flip, train.order.shuffle) == (2, True, True)
+    assert train.order.seed == 3
+    assert (test.order.pad, test.order.flip, test.order.shuffle) == (0, False, False)
     assert torch.equal(torch.cat([y for _, y in test.epoch(0)]), toy.test.labels)
-    assert toy.to("cpu").train.images is toy.train.images
 
 
 def test_dataset_refuses():
     with pytest.raises(LocalgradError, match="toy test: row 2 has label 2, but there are 2 cla"):
         dataset(classes=("a", "b"), train=image_set(2))
-    with pytest.raises(LocalgradError, match=r"\(8, 8, 3\).* but test images \(9, 8, 3\)"):
+    with pytest.raises(LocalgradError, match=r"\(3, 8, 8\).* but test images \(3, 9, 8\)"):
         dataset(test=image_set(7, height=9))
 
 
 # --- augmentation
 
 
-def slow_crop_and_flip(images, index, draws, pad):
+def slow_crop_and_flip(images, index, draws, pad, padding):
     height, width = images.shape[1:3]
     done = []
     for i, row in enumerate(index.tolist()):
         image = images[row].permute(2, 0, 1).double()
-        image = F.pad(image[None], (pad,) * 4, mode="reflect")[0]
+        image = F.pad(image[None], (pad,) * 4, mode={"zero": "constant"}.get(padding, padding))[0]
         top, left = int(draws.top[i]), int(draws.left[i])
         image = image[:, top : top + height, left : left + width]
         if draws.mirrored[i]:
@@ -115,13 +110,14 @@ def slow_crop_and_flip(images, index, draws, pad):
     [(8, 8, 1, 1), (32, 32, 3, 4), (7, 10, 3, 6), (5, 3, 2, 2), (6, 4, 3, 0), (1, 1, 1, 0)],
 )
 @pytest.mark.parametrize("flip", [True, False])
-def test_one_gather_is_pad_crop_flip_bitwise(height, width, channels, pad, flip):
+@pytest.mark.parametrize("padding", ["reflect", "zero"])
+def test_one_gather_is_pad_crop_flip_bitwise(height, width, channels, pad, flip, padding):
     images = image_set(30, height, width, channels).images
     generator = torch.Generator().manual_seed(1)
     index = torch.randint(0, 30, (64,), generator=generator)
     draws = Draws.random(64, pad, flip, generator)
-    fast = crop_and_flip(images, index, draws, pad)
-    assert torch.equal(fast, slow_crop_and_flip(images, index, draws, pad))
+    fast = crop_and_flip(images, index, draws, pad, padding)
+    assert torch.equal(fast, slow_crop_and_flip(images, index, draws, pad, padding))
     assert fast.dtype == torch.uint8
     assert fast.is_contiguous()
 
@@ -231,6 +227,22 @@ def test_an_epoch_does_not_depend_on_batch_size_or_layout():
     assert same(batches(size=6, **options).epoch(1), batches(size=7, **options).epoch(1))
     contiguous = batches(channels_last=False, **options)
     assert same(batches(**options).epoch(1), contiguous.epoch(1))
+
+
+@pytest.mark.parametrize("start", [1, 3, 4])
+def test_an_epoch_can_begin_at_any_batch(start):
+    ours = batches(shuffle=True, pad=2, flip=True)
+    whole = list(ours.epoch(1))
+    rest = list(ours.epoch(1, start))
+    assert len(rest) == len(whole) - start
+    for (x, y), (other, labels) in zip(rest, whole[start:], strict=True):
+        assert torch.equal(x, other)
+        assert torch.equal(y, labels)
+
+
+def test_first_is_the_first_batch_of_epoch_0():
+    ours = batches(shuffle=True, pad=2)
+    assert all(torch.equal(*pair) for pair in zip(ours.first(), next(ours.epoch(0)), strict=True))
 
 
 def test_interleaved_epochs_do_not_disturb_each_other():
@@ -362,287 +374,33 @@ def test_digits_are_the_same_every_time_and_limits_keep_the_statistics():
 def test_digits_take_no_path(tmp_path):
     with pytest.raises(LocalgradError, match=r"digits .* reads no folder"):
         data.load("digits", path=tmp_path)
+    with pytest.raises(LocalgradError, match="digits is held in memory"):
+        data.load("digits", stream=True)
 
 
-# --- parquet files
+def test_digits_of_another_size_and_in_colour():
+    large = data.load("digits", limit=5, size=32)
+    assert (large.image_shape, large.label) == ((1, 32, 32), "digits 32x32")
+    plain, colour = data.load("digits", limit=5), data.load("digits", limit=5, channels="rgb")
+    assert (colour.image_shape, colour.mean) == ((3, 8, 8), plain.mean * 3)
+    assert torch.equal(colour.train.images, plain.train.images.expand(5, 8, 8, 3))
 
 
-def encoded(array, kind):
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, kind)
-    return buffer.getvalue()
-
-
-def arrays(number, shape=(8, 8, 3), seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (number, *shape), dtype=np.uint8)
-
-
-def table(images, labels=None, kind="PNG", column="img"):
-    rows = [
-        {"bytes": encoded(i, kind) if isinstance(i, np.ndarray) else i, "path": None}
-        for i in images
-    ]
-    labels = [i % 10 for i in range(len(rows))] if labels is None else labels
-    return pa.table({column: rows, "label": labels})
-
-
-def write(folder, train=None, test=None, **options):
-    folder.mkdir(parents=True, exist_ok=True)
-    for split, images in (("train", train), ("test", test)):
-        if images is not None:
-            content = images if isinstance(images, pa.Table) else table(images, **options)
-            pq.write_table(content, folder / f"{split}-00000-of-00001.parquet")
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def no_default_folder(monkeypatch):
-    monkeypatch.delenv("LOCALGRAD_DATA", raising=False)
-
-
-@pytest.mark.parametrize("column", ["img", "image"])
-def test_png_round_trip(tmp_path, column):
-    train, test = arrays(12), arrays(5, seed=1)
-    found = data.load("cifar10", write(tmp_path, train, test, column=column))
-    assert torch.equal(found.train.images, torch.from_numpy(train))
-    assert torch.equal(found.test.images, torch.from_numpy(test))
-    assert found.train.labels.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1]
-    assert (found.label, found.source_format) == ("cifar10", "PNG")
-    assert (found.pad, found.flip) == (4, True)
-    assert found.mean == (0.4914, 0.4822, 0.4465)
-    assert found.std == (0.2470, 0.2435, 0.2616)
-    assert found.classes[3] == "cat"
-    assert found.num_classes == 10
-
-
-def test_jpeg_is_called_a_copy(tmp_path):
-    train = arrays(6)
-    found = data.load("cifar10", write(tmp_path, train, arrays(5), kind="JPEG"))
-    assert (found.label, found.source_format) == ("cifar10 (JPEG copy)", "JPEG")
-    expected = np.asarray(Image.open(io.BytesIO(encoded(train[4], "JPEG"))))
-    assert torch.equal(found.train.images[4], torch.from_numpy(expected.copy()))
-
-
-def test_one_jpeg_split_is_enough(tmp_path):
-    write(tmp_path, train=arrays(6))
-    write(tmp_path, test=arrays(6), kind="JPEG")
-    found = data.load("cifar10", tmp_path)
-    assert (found.label, found.source_format) == ("cifar10 (JPEG copy)", "JPEG+PNG")
-
-
-def test_grey_images_become_colour(tmp_path):
-    grey = arrays(3, (8, 8))
-    found = data.load("cifar10", write(tmp_path, grey, arrays(5)))
-    assert torch.equal(found.train.images, torch.from_numpy(grey)[..., None].expand(3, 8, 8, 3))
-
-
-def test_several_files_are_read_in_order_and_limits_count_rows(tmp_path):
-    parts = arrays(9)
-    for part in range(3):
-        content = table(parts[3 * part : 3 * part + 3], labels=[part] * 3)
-        pq.write_table(content, tmp_path / f"train-0000{part}-of-00003.parquet")
-    write(tmp_path, test=arrays(8))
-    assert data.load("cifar10", tmp_path).train.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
-    some = data.load("cifar10", tmp_path, limit=4, test_limit=2)
-    assert torch.equal(some.train.images, torch.from_numpy(parts[:4]))
-    assert some.train.labels.tolist() == [0, 0, 0, 1]
-    assert len(some.test) == 2
-    assert len(data.load("cifar10", tmp_path, limit=100).train) == 9
-
-
-@pytest.mark.parametrize("inner", [".", "cifar10", "plain_text", "cifar10/plain_text"])
-def test_folder_or_a_folder_inside_it(tmp_path, inner):
-    write(tmp_path / inner, arrays(3), arrays(2))
-    assert len(data.load("cifar10", tmp_path).train) == 3
-
-
-def test_own_folder_goes_before_others(tmp_path):
-    write(tmp_path / "another", arrays(3), arrays(2))
-    write(tmp_path / "cifar10", arrays(4), arrays(2))
-    assert len(data.load("cifar10", tmp_path).train) == 4
-
-
-def test_default_folders(tmp_path, monkeypatch):
-    write(tmp_path / "b" / "cifar10", arrays(4), arrays(2))
-    (tmp_path / "a").mkdir()
-    listed = [tmp_path / "missing", tmp_path / "a", tmp_path / "b"]
-    monkeypatch.setenv("LOCALGRAD_DATA", os.pathsep.join(map(str, listed)))
-    assert len(data.load("cifar10").train) == 4
-    assert len(data.load("cifar10", "cifar10").train) == 4
-    monkeypatch.setenv("LOCALGRAD_DATA", str(tmp_path / "b" / "cifar10"))
-    assert len(data.load("cifar10").train) == 4
-
-
-def without_bytes(images):
-    return pa.table({"img": [{"path": "x.png"} for _ in images], "label": [0] * len(images)})
-
-
-GOOD = arrays(4)
-MISTAKES = {
-    "undecodable": (table([GOOD[0], b"no image", GOOD[1]]), "parquet: row 1 cannot be decoded"),
-    "truncated": (table([GOOD[0], encoded(GOOD[1], "PNG")[:60]]), "row 1 cannot be decoded"),
-    "null image": (table([GOOD[0], None]), "row 1 holds no image bytes"),
-    "sizes": (table([*GOOD[:2], arrays(1, (9, 7, 3))[0]]), "row 2 is 7x9 pixels .* first .* 8x8"),
-    "high label": (table(GOOD, [0, 9, 10, 11]), "row 2 has label 10, but there are 10 classes"),
-    "low label": (table(GOOD, [0, -1, 2, 3]), "row 1 has label -1"),
-    "text label": (table(GOOD, list("abcd")), "label holds string .* whole numbers"),
-    "null label": (table(GOOD, [0, 1, None, 2]), "label holds int64 with 1 missing"),
-    "no label": (table(GOOD).drop_columns(["label"]), "no column label"),
-    "no image": (table(GOOD, column="picture"), "no column img or image"),
-    "no bytes": (without_bytes(GOOD), "column img holds struct<path: string>"),
-    "plain bytes": (pa.table({"img": [b"x"], "label": [1]}), "column img holds binary"),
-    "no rows": (table(GOOD)[:0], "holds no row"),
-}
-
-
-@pytest.mark.parametrize("mistake", MISTAKES)
-@pytest.mark.parametrize("split", ["train", "test"])
-def test_bad_rows_are_named(tmp_path, mistake, split):
-    bad, message = MISTAKES[mistake]
-    good = table(GOOD)
-    write(tmp_path, bad if split == "train" else good, bad if split == "test" else good)
-    with pytest.raises(LocalgradError, match=message) as caught:
-        data.load("cifar10", tmp_path)
-    assert f"{split}-00000-of-00001.parquet" in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_row_beyond_the_limit_is_not_decoded(tmp_path):
-    write(tmp_path, table([GOOD[0], b"no image"]), arrays(2))
-    assert len(data.load("cifar10", tmp_path, limit=1).train) == 1
-
-
-@pytest.mark.parametrize("damage", ["empty", "text", "truncated", "middle"])
-def test_corrupt_files_are_named(tmp_path, damage):
-    write(tmp_path, arrays(40), arrays(2))
-    file = tmp_path / "train-00000-of-00001.parquet"
-    whole = file.read_bytes()
-    file.write_bytes(
-        {
-            "empty": b"",
-            "text": b"not parquet at all",
-            "truncated": whole[: len(whole) // 2],
-            "middle": whole[:4] + b"\xff" * 400 + whole[404:],
-        }[damage]
-    )
-    with pytest.raises(LocalgradError, match="not a readable parquet file") as caught:
-        data.load("cifar10", tmp_path)
-    assert str(file) in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_folder_mistakes(tmp_path):
-    with pytest.raises(LocalgradError, match="missing: no such folder"):
-        data.load("cifar10", tmp_path / "missing")
-    with pytest.raises(LocalgradError, match=r"no train-\*.parquet or test-\*.parquet"):
-        data.load("cifar10", tmp_path)
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(LocalgradError, match="file: a file, where a folder"):
-        data.load("cifar10", tmp_path / "file")
-    write(tmp_path / "one", train=arrays(2))
-    with pytest.raises(LocalgradError, match=r"one: no test-\*.parquet beside train-00000-of"):
-        data.load("cifar10", tmp_path)
-    write(tmp_path / "two", test=arrays(2))
-    with pytest.raises(LocalgradError, match=r"several folders .*\(one, two\)"):
-        data.load("cifar10", tmp_path)
-
-
-@pytest.mark.parametrize("option", ["limit", "test_limit"])
+@pytest.mark.parametrize("option", ["limit", "test_limit", "size"])
 @pytest.mark.parametrize("value", [0, -3, 1.5, "10", True])
 def test_limits_are_counts(option, value):
     with pytest.raises(LocalgradError, match=f"{option} must be a whole number of at least 1"):
         data.load("digits", **{option: value})
 
 
+@pytest.mark.parametrize("option", ["channels", "crop", "on_corrupt"])
+def test_words_are_known_ones(option):
+    with pytest.raises(LocalgradError, match=f"{option} must be one of '.*; got 'blue'"):
+        data.load("digits", **{option: "blue"})
+
+
 def test_unknown_names():
     with pytest.raises(LocalgradError, match=r"'cifar-10': did you mean 'cifar10'\? known are "):
         data.load("cifar-10")
-    with pytest.raises(LocalgradError, match="'zzz': known are digits, cifar10"):
+    with pytest.raises(LocalgradError, match="'zzz': known are digits, cifar10, cifar100, svhn"):
         data.load("zzz")
-
-
-@pytest.mark.parametrize(
-    ("module", "name"),
-    [("sklearn.datasets", "sklearn"), ("pyarrow.parquet", "pyarrow"), ("PIL.Image", "PIL")],
-)
-def test_missing_packages_name_the_extra(tmp_path, monkeypatch, module, name):
-    write(tmp_path, arrays(2), arrays(2))
-    monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(LocalgradError, match=rf"{name} must .* pip install localgrad\[data\]"):
-        data.load("digits") if name == "sklearn" else data.load("cifar10", tmp_path)
-
-
-# --- the hub
-
-
-def hub_splits(datasets, number=5):
-    features = datasets.Features(
-        {"img": datasets.Image(), "label": datasets.ClassLabel(names=list("abcdefghij"))}
-    )
-    rows = {
-        "img": [{"bytes": encoded(a, "PNG"), "path": None} for a in arrays(number)],
-        "label": list(range(number)),
-    }
-    whole = datasets.Dataset.from_dict(rows, features=features)
-    return datasets.DatasetDict({"train": whole, "test": whole.select([4, 1])})
-
-
-def test_download_gives_the_same_rows(monkeypatch):
-    datasets = pytest.importorskip("datasets")
-    asked = []
-
-    def load_dataset(name):
-        asked.append(name)
-        return hub_splits(datasets)
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    found = data.load("cifar10", limit=3)
-    assert asked == ["uoft-cs/cifar10"]
-    assert torch.equal(found.train.images, torch.from_numpy(arrays(5)[:3]))
-    assert torch.equal(found.test.images, torch.from_numpy(arrays(5)[[4, 1]]))
-    assert found.test.labels.tolist() == [4, 1]
-    assert (found.label, found.source_format) == ("cifar10", "PNG")
-
-
-def test_failed_download_is_one_line(monkeypatch, tmp_path):
-    datasets = pytest.importorskip("datasets")
-
-    def load_dataset(name):
-        raise ConnectionError(f"Couldn't reach {name}\nmore")
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    monkeypatch.setenv("LOCALGRAD_DATA", str(tmp_path))
-    expected = "ConnectionError: Couldn't reach uoft-cs/cifar10.: pass a path .* LOCALGRAD_DATA"
-    with pytest.raises(LocalgradError, match=expected) as caught:
-        data.load("cifar10")
-    assert "\n" not in str(caught.value)
-
-
-def test_download_without_a_split(monkeypatch):
-    datasets = pytest.importorskip("datasets")
-    only_train = datasets.DatasetDict({"train": hub_splits(datasets)["train"]})
-    monkeypatch.setattr(datasets, "load_dataset", lambda name: only_train)
-    with pytest.raises(LocalgradError, match="has no split test, only train"):
-        data.load("cifar10")
-
-
-# --- CIFAR-10 itself
-
-REAL = os.environ.get("LOCALGRAD_DATA")
-
-
-@pytest.mark.skipif(not REAL, reason="set LOCALGRAD_DATA to a folder that holds CIFAR-10")
-def test_the_whole_of_cifar10():
-    found = data.load("cifar10", REAL)
-    assert (len(found.train), len(found.test)) == (50_000, 10_000)
-    assert found.image_shape == (3, 32, 32)
-    assert torch.bincount(found.train.labels).tolist() == [5000] * 10
-    assert torch.bincount(found.test.labels).tolist() == [1000] * 10
-    assert found.label == ("cifar10 (JPEG copy)" if "JPEG" in found.source_format else "cifar10")
-    pixels = found.train.images.float().div_(255)
-    for c in range(3):
-        assert pixels[..., c].mean().item() == pytest.approx(found.mean[c], abs=1e-3)
-        assert pixels[..., c].std().item() == pytest.approx(found.std[c], abs=3e-3)
-    x, _ = next(found.train_batches(128).epoch(0))
-    assert x.shape == (128, 3, 32, 32)
-    assert x.is_contiguous(memory_format=torch.channels_last)

@@ -66,4 +66,6 @@ def _print(summary: dict[str, Any]) -> None:
         "training": f"{summary['train_seconds']:,.1f} s",
         "speed": f"{summary['images_per_second']:,.0f} {inputs}/s",
     }
+    if summary["skipped_images"]:
+        facts["corrupt images left out"] = f"{summary['skipped_images']} (skipped.json)"
     print(show.aligned([[f"  {name}", value] for name, value in facts.items()]))

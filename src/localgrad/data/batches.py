@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from localgrad.data.augment import Draws, Normalise, crop_and_flip
-from localgrad.data.validate import check_channels, check_whole
+from localgrad.data.order import Order
+from localgrad.data.specs import Padding
+from localgrad.data.validate import check_normalisation, check_pad
 from localgrad.errors import LocalgradError
 
 if TYPE_CHECKING:
@@ -20,16 +22,15 @@ if TYPE_CHECKING:
 class Batches:
     """Normalised, optionally shuffled and augmented batches of an image set.
 
-    The order, crops and flips of an epoch depend on ``seed`` and the epoch's number alone: not on
-    earlier epochs, the device, the batch size or PyTorch's global random state. So a run resumes
-    at any epoch exactly.
+    The order, crops and flips of an epoch are those of :class:`~localgrad.data.order.Order`.
 
     Args:
         image_set: the images and labels.
         batch_size: images a batch; the last batch of an epoch may have fewer.
         mean: per channel, 0 to 1, subtracted.
         std: per channel, 0 to 1, divided by.
-        pad: pixels of reflection on each side before a random crop to the image's size.
+        pad: pixels on each side before a random crop to the image's size.
+        padding: what the pad holds: ``"reflect"`` or ``"zero"``.
         flip: mirror each image left to right with probability one half.
         shuffle: draw a new order every epoch.
         seed: a whole number.
@@ -49,6 +50,9 @@ class Batches:
     [(4, 3, 8, 8), (4, 3, 8, 8), (2, 3, 8, 8)]
     """
 
+    #: Corrupt images left out while training, by name: none, they are found when a set is read.
+    skipped: Mapping[str, str] = MappingProxyType({})
+
     def __init__(
         self,
         image_set: ImageSet,
@@ -57,6 +61,7 @@ class Batches:
         mean: tuple[float, ...],
         std: tuple[float, ...],
         pad: int = 0,
+        padding: Padding = "reflect",
         flip: bool = False,
         shuffle: bool = False,
         seed: int = 0,
@@ -64,29 +69,14 @@ class Batches:
         device: torch.device | str | None = None,
         channels_last: bool = True,
     ) -> None:
-        _, height, width, channels = image_set.images.shape
-        check_whole("batch_size", batch_size, 1)
-        check_whole("pad", pad, 0)
-        check_whole("seed", seed)
-        if pad >= min(height, width):
-            raise LocalgradError(
-                f"pad must be below the image size to reflect; got pad {pad} for images of "
-                f"{height}x{width}: use at most {min(height, width) - 1}"
-            )
-        check_channels("mean", mean, channels)
-        check_channels("std", std, channels)
-        if min(std) <= 0:
-            raise LocalgradError(f"std must be above 0 for every channel; got {tuple(std)}")
-        if drop_last and batch_size > len(image_set):
-            raise LocalgradError(
-                f"drop_last leaves no batch: {len(image_set)} images are fewer than batch_size "
-                f"{batch_size}; use a smaller batch or keep the last one"
-            )
+        channels, height, width = image_set.image_shape
+        self.order = Order(len(image_set), batch_size, pad, flip, shuffle, seed, drop_last)
+        check_pad(pad, height, width)
+        check_normalisation(mean, std, channels)
         moved = _moved(image_set, device)
         self._images, self._labels = moved.images.contiguous(), moved.labels
         self._normalise = Normalise(tuple(mean), tuple(std), width, self.device)
-        self.batch_size, self.seed, self.drop_last = batch_size, seed, drop_last
-        self.pad, self.flip, self.shuffle = pad, flip, shuffle
+        self.padding: Padding = padding
         self.channels_last = channels_last
 
     @property
@@ -101,11 +91,10 @@ class Batches:
 
     def __len__(self) -> int:
         """Batches in an epoch."""
-        full, rest = divmod(self.number_of_images, self.batch_size)
-        return full + (rest > 0 and not self.drop_last)
+        return len(self.order)
 
-    def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of epoch ``number``, counted from 0.
+    def epoch(self, number: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of epoch ``number``, counted from 0, from batch ``start`` on.
 
         Yields:
             Images, float32 ``(batch, channels, height, width)``, and labels, int64 ``(batch,)``.
@@ -113,27 +102,28 @@ class Batches:
         Raises:
             LocalgradError: for a number that is negative or not whole.
         """
-        check_whole("epoch", number, 0)
-        return self._epoch(number)
+        self.order.check(number, start)
+        return self._epoch(number, start)
 
-    def _epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
-        # All of an epoch's draws at once, on the CPU: the same bits on every device, and one
-        # transfer an epoch.
-        generator = _generator(self.seed, number)
-        count = self.number_of_images
-        order = torch.randperm(count, generator=generator) if self.shuffle else torch.arange(count)
-        order = order.to(self.device)
-        draws = None
-        if self.pad or self.flip:
-            draws = Draws.random(count, self.pad, self.flip, generator).to(self.device)
-        for batch in range(len(self)):
-            part = slice(batch * self.batch_size, (batch + 1) * self.batch_size)
-            index = order[part]
-            if draws is None:
-                pixels = self._images.index_select(0, index)
-            else:
-                pixels = crop_and_flip(self._images, index, draws[part], self.pad)
-            yield self._as_input(pixels), self._labels.index_select(0, index)
+    def _epoch(self, number: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        # All of an epoch's draws at once: one transfer an epoch.
+        rows, draws = self.order.epoch(number)
+        rows = rows.to(self.device)
+        draws = None if draws is None else draws.to(self.device)
+        for batch in range(start, len(self)):
+            part = self.order.part(batch)
+            yield self._batch(rows[part], None if draws is None else draws[part])
+
+    def _batch(self, rows: Tensor, draws: Draws | None) -> tuple[Tensor, Tensor]:
+        if draws is None:
+            pixels = self._images.index_select(0, rows)
+        else:
+            pixels = crop_and_flip(self._images, rows, draws, self.order.pad, self.padding)
+        return self._as_input(pixels), self._labels.index_select(0, rows)
+
+    def first(self) -> tuple[Tensor, Tensor]:
+        """The first batch of epoch 0."""
+        return next(self.epoch(0))
 
     def evaluation(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Every image once, in stored order and as it is, whatever the options say.
@@ -142,8 +132,8 @@ class Batches:
             As :meth:`epoch`; the last batch may have fewer images.
         """
         parts = zip(
-            torch.split(self._images, self.batch_size),
-            torch.split(self._labels, self.batch_size),
+            torch.split(self._images, self.order.batch_size),
+            torch.split(self._labels, self.order.batch_size),
             strict=True,
         )
         for pixels, labels in parts:
@@ -152,12 +142,6 @@ class Batches:
     def _as_input(self, pixels: Tensor) -> Tensor:
         x = self._normalise(pixels)
         return x if self.channels_last else x.contiguous()
-
-
-def _generator(seed: int, epoch: int) -> torch.Generator:
-    # Hashed, so that neighbouring seeds and epochs share nothing.
-    digest = hashlib.sha256(f"{seed} {epoch}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))
 
 
 def _moved(image_set: ImageSet, device: torch.device | str | None) -> ImageSet:

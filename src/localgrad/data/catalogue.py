@@ -1,66 +1,34 @@
-"""Data sets by name, and where their files are looked for."""
+"""Data sets by name, read into memory or left to be streamed."""
 
 from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
+from typing import Literal
 
-import torch
-
+from localgrad.data.dataset import Dataset
+from localgrad.data.decode import OnCorrupt
 from localgrad.data.digits import load_digits
-from localgrad.data.encoded import EncodedRows, decode
-from localgrad.data.hub import download
-from localgrad.data.image_set import Dataset, ImageSet
-from localgrad.data.parquet import find_splits, read_rows
-from localgrad.data.validate import check_labels, check_whole
+from localgrad.data.find import find
+from localgrad.data.read import Read, Wanted, into_memory, to_stream
+from localgrad.data.rows import Splits
+from localgrad.data.specs import SPECS, Crop, Spec
+from localgrad.data.validate import check_one_of, check_whole
 from localgrad.errors import LocalgradError
 
-FOLDER_VARIABLE = "LOCALGRAD_DATA"
-
-
-@dataclass(frozen=True)
-class Published:
-    """A data set of encoded images, as its authors published it; fields as in ``Dataset``."""
-
-    name: str
-    hub_name: str
-    classes: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    pad: int
-    flip: bool
-    is_lossless: bool
-
-
-#: CIFAR-10 (Krizhevsky 2009); crop and flip as in He et al. 2016, section 4.2.
-CIFAR10 = Published(
-    name="cifar10",
-    hub_name="uoft-cs/cifar10",
-    classes=(
-        *("airplane", "automobile", "bird", "cat", "deer"),
-        *("dog", "frog", "horse", "ship", "truck"),
-    ),
-    mean=(0.4914, 0.4822, 0.4465),
-    std=(0.2470, 0.2435, 0.2616),
-    pad=4,
-    flip=True,
-    is_lossless=True,
-)
-
-_PUBLISHED = MappingProxyType({published.name: published for published in (CIFAR10,)})
+Channels = Literal["rgb", "grey"]
+_NUMBER = {"rgb": 3, "grey": 1}
+_STREAMED_SIZE = 224  # of one's own images, where none is given
 
 
 def names() -> tuple[str, ...]:
     """The names of data sets; ``text`` is read by :func:`localgrad.data.load_text`.
 
-    >>> names()
-    ('digits', 'cifar10', 'text')
+    >>> names()[:3]
+    ('digits', 'cifar10', 'cifar100')
     """
-    return ("digits", *_PUBLISHED, "text")
+    return ("digits", *SPECS, "text")
 
 
 def load(
@@ -68,113 +36,117 @@ def load(
     path: str | os.PathLike[str] | None = None,
     limit: int | None = None,
     test_limit: int | None = None,
+    *,
+    size: int | None = None,
+    channels: Channels | None = None,
+    stream: bool | None = None,
+    crop: Crop | None = None,
+    on_corrupt: OnCorrupt = "stop",
 ) -> Dataset:
-    """Read a data set into memory.
+    """Find a data set, and read it into memory or leave it to be read while training.
 
     Args:
-        name: one of :func:`names`.
-        path: a folder of parquet files in the Hugging Face layout, or one that holds such a
-            folder; a relative path is also looked up in ``LOCALGRAD_DATA``. Without a path, the
-            folders named by ``LOCALGRAD_DATA`` are searched, and what is in none of them is
-            downloaded. ``digits`` needs neither.
+        name: one of :func:`names`; ``"folder"`` and ``"parquet"`` are one's own.
+        path: a folder of parquet files in the Hugging Face layout or of images (``train/CLASS/``
+            and ``test/CLASS/``, or ``CLASS/`` alone), or one that holds such a folder; a
+            relative path is also looked up in ``LOCALGRAD_DATA``. Without a path, the folders
+            named by ``LOCALGRAD_DATA`` are searched, and what is in none of them is downloaded.
+            ``digits`` needs neither.
         limit: keep the first so many training images, at most all.
         test_limit: keep the first so many test images.
+        size: pixels on each side to resize to; without it images keep their size, which must be
+            one (ImageNet and one's own streamed images: 224).
+        channels: make all images colour or grey; without it as published, or as one's own are.
+        stream: read images while training; without it as the set needs (ImageNet: yes).
+        crop: ``"pad"`` or ``"resized"``; without it as published, one's own as streamed or not.
+        on_corrupt: ``"stop"`` at an image that cannot be decoded, or ``"skip"`` and name it.
 
     Raises:
         LocalgradError: for an unknown name, a limit below 1, a folder or file that is missing,
-            unreadable or not in the layout (it names the file and the row), a failed download,
-            or a package that is not installed.
+            unreadable or not in the layout (it names the file and the row), images of different
+            sizes or channels, a failed download, or a package that is not installed.
 
     >>> digits = load("digits", limit=100)
     >>> digits.train, digits.test, digits.image_shape
     (ImageSet(100 images of 8x8x1 on cpu), ImageSet(359 images of 8x8x1 on cpu), (1, 8, 8))
     """
-    for option, value in (("limit", limit), ("test_limit", test_limit)):
+    for option, value in (("limit", limit), ("test_limit", test_limit), ("size", size)):
         if value is not None:
             check_whole(option, value, least=1)
+    check_one_of("channels", channels, (None, "rgb", "grey"))
+    check_one_of("crop", crop, (None, "pad", "resized"))
+    check_one_of("on_corrupt", on_corrupt, ("stop", "skip"))
+    number = None if channels is None else _NUMBER[channels]
     if name == "digits":
-        if path is not None:
-            raise LocalgradError(
-                f"digits comes with scikit-learn and reads no folder; got path {os.fspath(path)}: "
-                "leave the path out"
-            )
-        data = load_digits()
-        return replace(data, train=_first(data.train, limit), test=_first(data.test, test_limit))
+        return _digits(path, limit, test_limit, size, number, stream, crop)
     if name == "text":
         raise LocalgradError("text is no set of images: read it with load_text(path)")
-    published = _PUBLISHED.get(name)
-    if published is None:
+    spec = SPECS.get(name)
+    if spec is None:
         near = difflib.get_close_matches(str(name), names(), n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise LocalgradError(f"unknown data set {name!r}: {hint}known are {', '.join(names())}")
-    splits = _splits(published, path)
-    train, train_format = _decoded(published, splits["train"], limit)
-    test, test_format = _decoded(published, splits["test"], test_limit)
-    found = "+".join(sorted({*train_format.split("+"), *test_format.split("+")}))
-    is_lossy_copy = published.is_lossless and "JPEG" in found
+    stream = spec.stream if stream is None else stream
+    if crop is None:
+        crop = "resized" if spec.hub_name is None and stream else spec.crop
+    if crop == "resized" and not stream:
+        raise LocalgradError(
+            f"{name}: random parts, resized, are cut while reading: give --data.stream true, or "
+            "--data.crop pad"
+        )
+    if number is None and spec.channels is not None:
+        number = spec.channels
+    found = find(spec, path, stream)
+    train, test = found.train.first(limit), found.test.first(test_limit)
+    if crop == "resized":
+        size = size or spec.size or _STREAMED_SIZE
+    given = None if spec.mean is None or spec.std is None else (spec.mean, spec.std)
+    wanted = Wanted(size, number, crop, on_corrupt, given)
+    read = to_stream(train, test, wanted) if stream else into_memory(train, test, wanted)
+    mean, std = read.normalisation
     return Dataset(
         name=name,
-        label=f"{name} (JPEG copy)" if is_lossy_copy else name,
-        train=train,
-        test=test,
-        classes=published.classes,
-        mean=published.mean,
-        std=published.std,
-        pad=published.pad,
-        flip=published.flip,
-        source_format=found,
+        label=_label(spec, found, read, size),
+        train=read.train,
+        test=read.test,
+        classes=found.classes or (),
+        mean=mean,
+        std=std,
+        pad=min(read.train.image_shape[1:]) // 8 if spec.pad is None else spec.pad,
+        padding=spec.padding,
+        flip=spec.flip,
+        source_format="+".join(sorted(read.formats)),
+        skipped=read.skipped,
     )
 
 
-def _splits(
-    published: Published, path: str | os.PathLike[str] | None
-) -> dict[str, list[EncodedRows]]:
+def _label(spec: Spec, found: Splits, read: Read, size: int | None) -> str:
+    own = f"{spec.name} {Path(found.where).name}"
+    label = own if spec.hub_name is None else spec.name
+    if size is not None and size != spec.size:
+        label += f" {size}x{size}"
+    notes = []
+    if spec.is_lossless and "JPEG" in read.formats:
+        notes.append("JPEG copy")
+    if found.held_out:
+        notes.append("1 in 5 held out")
+    return f"{label} ({', '.join(notes)})" if notes else label
+
+
+def _digits(
+    path: str | os.PathLike[str] | None,
+    limit: int | None,
+    test_limit: int | None,
+    size: int | None,
+    channels: int | None,
+    stream: bool | None,
+    crop: Crop | None,
+) -> Dataset:
     if path is not None:
-        folder = _existing(Path(path).expanduser())
-        files = find_splits(folder, published.name)
-        if files is None:
-            raise LocalgradError(
-                f"{folder}: no train-*.parquet or test-*.parquet in it or in a folder inside it: "
-                f"pass the folder of {published.name}'s parquet files"
-            )
-        return _read(files)
-    for folder in _roots():
-        if folder.is_dir() and (files := find_splits(folder, published.name)):
-            return _read(files)
-    return download(published.hub_name)
-
-
-def _roots() -> list[Path]:
-    listed = os.environ.get(FOLDER_VARIABLE, "").split(os.pathsep)
-    return [Path(folder).expanduser() for folder in listed if folder]
-
-
-def _existing(folder: Path) -> Path:
-    for candidate in (folder, *(root / folder for root in _roots())):
-        if candidate.is_dir():
-            return candidate
-        if candidate.exists():
-            raise LocalgradError(f"{candidate}: a file, where a folder of parquet files must be")
-    raise LocalgradError(f"{folder}: no such folder: pass an existing one with parquet files")
-
-
-def _read(files: dict[str, list[Path]]) -> dict[str, list[EncodedRows]]:
-    return {split: [read_rows(file) for file in paths] for split, paths in files.items()}
-
-
-def _decoded(
-    published: Published, files: Sequence[EncodedRows], limit: int | None
-) -> tuple[ImageSet, str]:
-    kept = []
-    left = limit
-    for rows in files:
-        check_labels(rows.labels, len(published.classes), rows.where)
-        kept.append(rows if left is None else rows.first(left))
-        if left is not None:
-            left -= len(kept[-1].labels)
-    images, found = decode(kept, channels=len(published.mean))
-    return ImageSet(images, torch.cat([rows.labels for rows in kept])), found
-
-
-def _first(images: ImageSet, limit: int | None) -> ImageSet:
-    return images if limit is None else ImageSet(images.images[:limit], images.labels[:limit])
+        raise LocalgradError(
+            f"digits comes with scikit-learn and reads no folder; got path {os.fspath(path)}: "
+            "leave the path out"
+        )
+    if stream or crop == "resized":
+        raise LocalgradError("digits is held in memory: leave out stream and crop")
+    return load_digits(size, channels, limit, test_limit)

@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import torch
 
+from localgrad.data.dataset import Dataset
+from localgrad.data.decode import as_tensor, fitted
 from localgrad.data.extra import extra
-from localgrad.data.image_set import Dataset, ImageSet
+from localgrad.data.image_set import ImageSet
 
 
-def load_digits() -> Dataset:
+def load_digits(
+    size: int | None = None,
+    channels: int | None = None,
+    limit: int | None = None,
+    test_limit: int | None = None,
+) -> Dataset:
     """1797 grey images of 8x8 pixels, split in two by a fixed draw.
 
     The test of the UCI "Optical Recognition of Handwritten Digits" set (Alpaydin and Kaynak,
     1998), as scikit-learn ships it; values 0 to 16 are spread over 0 to 255. One image in five
     of each class is held out for testing. Both splits are in a fixed random order.
+
+    Args:
+        size: pixels on each side to resize to; ``None`` keeps the 8.
+        channels: 3 repeats the grey in red, green and blue.
+        limit: keep the first so many training images; mean and spread stay those of all.
+        test_limit: keep the first so many test images.
     """
     numpy = extra("numpy", "to load digits")
     source = extra("sklearn.datasets", "to load digits").load_digits()
@@ -33,15 +46,35 @@ def load_digits() -> Dataset:
     order = torch.from_numpy(stream.permutation(len(labels)))
     train_rows, test_rows = order[~held_out[order]], order[held_out[order]]
     train = ImageSet(images[train_rows], labels[train_rows])
+    test = ImageSet(images[test_rows], labels[test_rows])
+    label = "digits"
+    if size not in (None, 8):
+        train, test, label = _resized(train, size), _resized(test, size), f"digits {size}x{size}"
     scaled = train.images.double() / 255
+    mean, std = scaled.mean().item(), scaled.std(correction=0).item()
+    if channels == 3:
+        train, test = _coloured(train), _coloured(test)
     return Dataset(
         name="digits",
-        label="digits",
-        train=train,
-        test=ImageSet(images[test_rows], labels[test_rows]),
+        label=label,
+        train=train.first(limit),
+        test=test.first(test_limit),
         classes=tuple(str(digit) for digit in range(10)),
-        mean=(scaled.mean().item(),),
-        std=(scaled.std(correction=0).item(),),
+        mean=(mean,) * (channels or 1),
+        std=(std,) * (channels or 1),
         pad=1,
         flip=False,
     )
+
+
+def _resized(digits: ImageSet, size: int) -> ImageSet:
+    pillow = extra("PIL.Image", "to resize images")
+    images = [
+        as_tensor(fitted(pillow.fromarray(image[:, :, 0].numpy()), size), 1)
+        for image in digits.images
+    ]
+    return ImageSet(torch.stack(images), digits.labels)
+
+
+def _coloured(digits: ImageSet) -> ImageSet:
+    return ImageSet(digits.images.expand(-1, -1, -1, 3).contiguous(), digits.labels)

@@ -2,42 +2,50 @@
 
 from __future__ import annotations
 
-from localgrad.data.encoded import EncodedRows
+from typing import Any
+
 from localgrad.data.extra import extra
-from localgrad.data.parquet import rows_of
+from localgrad.data.specs import Spec
 from localgrad.errors import LocalgradError
 
 
-def download(hub_name: str) -> dict[str, list[EncodedRows]]:
-    """The train and test rows of a data set on the hub, through the library's own cache.
+def download(spec: Spec) -> dict[str, Any]:
+    """The train and test splits of a data set on the hub, through the library's own cache.
 
     Args:
-        hub_name: such as ``"uoft-cs/cifar10"``.
+        spec: with a ``hub_name``.
+
+    Returns:
+        ``{"train": ..., "test": ...}``, each a ``datasets.Dataset``.
 
     Raises:
-        LocalgradError: if it cannot be downloaded.
+        LocalgradError: if it cannot be downloaded, or has no such split.
     """
-    datasets = extra("datasets", f"to download {hub_name}")
+    datasets = extra("datasets", f"to download {spec.hub_name}")
+    names = {"train": "train", "test": spec.test_split}
+    options: dict[str, Any] = {}
+    if spec.hub_files:
+        options["data_files"] = {name: spec.hub_files.format(split=name) for name in names.values()}
     try:
-        splits = datasets.load_dataset(hub_name)
+        splits = datasets.load_dataset(spec.hub_name, **options)
     # The library passes on whatever its network stack and parsers raise.
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]
+        gated = "gated" in reason.lower() or "401" in reason
+        login = "accept its terms on its page and log in by `hf auth login`, or " if gated else ""
         raise LocalgradError(
-            f"cannot download {hub_name} ({type(error).__name__}: {reason}): pass a path to a "
-            "folder of its parquet files, or set LOCALGRAD_DATA to one"
+            f"cannot download {spec.hub_name} ({type(error).__name__}: {reason}); what has come is "
+            f"kept in {_cache()} and used by the next try: {login}pass a path to a folder of its "
+            "parquet files, or set LOCALGRAD_DATA to one"
         ) from error
-    rows = {}
-    for split in ("train", "test"):
-        if split not in splits:
+    for name in names.values():
+        if name not in splits:
             raise LocalgradError(
-                f"{hub_name} has no split {split}, only {', '.join(splits)}: pass a path to a "
+                f"{spec.hub_name} has no split {name}, only {', '.join(splits)}: pass a path to a "
                 "folder of parquet files instead"
             )
-        table = splits[split]
-        for column, feature in table.features.items():
-            if isinstance(feature, datasets.Image):
-                # As stored: the library would decode each image to an object of its own.
-                table = table.cast_column(column, datasets.Image(decode=False))
-        rows[split] = [rows_of(table.with_format("arrow")[:], f"{hub_name} ({split})")]
-    return rows
+    return {split: splits[name] for split, name in names.items()}
+
+
+def _cache() -> str:
+    return str(extra("huggingface_hub.constants", "to download data sets").HF_HUB_CACHE)

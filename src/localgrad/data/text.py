@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -38,6 +41,9 @@ class TextDataset:
     level: str
     vocabulary: tuple[int | str | None, ...]
 
+    #: Inputs left out, by name: none.
+    skipped: ClassVar[Mapping[str, str]] = MappingProxyType({})
+
     @property
     def num_classes(self) -> int:
         """Size of the vocabulary."""
@@ -47,6 +53,16 @@ class TextDataset:
     def context(self) -> int:
         """Tokens in a window."""
         return self.train.context
+
+    def facts(self) -> dict[str, Any]:
+        """What was read, to keep beside a result: plain values."""
+        return {
+            "level": self.level,
+            "classes": self.num_classes,
+            "context": self.context,
+            "train_tokens": len(self.train.tokens),
+            "test_tokens": len(self.test.tokens),
+        }
 
     def decode(self, tokens: Tensor) -> str:
         """Return tokens, ``(number,)``, as text; what is no character becomes U+FFFD."""

@@ -40,3 +40,27 @@ def check_labels(labels: Tensor, num_classes: int, where: str) -> None:
             f"{where}: row {row} has label {int(labels[row])}, but there are {num_classes} "
             f"classes, 0 to {num_classes - 1}: correct the labels or load the data set they are of"
         )
+
+
+def check_pad(pad: int, height: int, width: int) -> None:
+    """Raise a ``LocalgradError`` unless a crop keeps some of the image, and can be reflected."""
+    if pad >= min(height, width):
+        raise LocalgradError(
+            f"pad must be below the image size; got pad {pad} for images of {height}x{width}: use "
+            f"at most {min(height, width) - 1}"
+        )
+
+
+def check_normalisation(mean: Sequence[float], std: Sequence[float], channels: int) -> None:
+    """Raise a ``LocalgradError`` unless both fit the channels and can be divided by."""
+    check_channels("mean", mean, channels)
+    check_channels("std", std, channels)
+    if min(std) <= 0:
+        raise LocalgradError(f"std must be above 0 for every channel; got {tuple(std)}")
+
+
+def check_one_of(name: str, value: object, allowed: Sequence[object]) -> None:
+    """Raise a ``LocalgradError`` unless ``value`` is one of ``allowed``."""
+    if value not in allowed:
+        shown = ", ".join(repr(one) for one in allowed if one is not None)
+        raise LocalgradError(f"{name} must be one of {shown}; got {value!r}")

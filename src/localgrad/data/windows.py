@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
+from localgrad.data.order import seed_of
 from localgrad.data.validate import check_whole
 from localgrad.errors import LocalgradError
 
@@ -61,7 +62,7 @@ class TokenBatches:
 
     The order of an epoch, and where its windows start, depend on ``seed`` and the epoch's number
     alone: not on earlier epochs, the device or PyTorch's global random state. So a run resumes at
-    any epoch exactly.
+    any batch exactly.
 
     Args:
         windows: the tokens.
@@ -77,6 +78,9 @@ class TokenBatches:
     Raises:
         LocalgradError: a batch size below 1, no batch at all, or a device that cannot be used.
     """
+
+    #: Inputs left out, by name: none.
+    skipped: Mapping[str, str] = MappingProxyType({})
 
     def __init__(
         self,
@@ -117,8 +121,8 @@ class TokenBatches:
         full, rest = divmod(len(self._windows), self.batch_size)
         return full + (rest > 0 and not self.drop_last)
 
-    def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of epoch ``number``, counted from 0.
+    def epoch(self, number: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of epoch ``number``, counted from 0, from batch ``start`` on.
 
         Yields:
             Tokens and the tokens that follow them, int64 ``(batch, context)`` each.
@@ -127,18 +131,22 @@ class TokenBatches:
             LocalgradError: for a number that is negative or not whole.
         """
         check_whole("epoch", number, 0)
-        return self._epoch(number)
+        check_whole("start", start, 0)
+        return self._epoch(number, start)
 
-    def _epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def first(self) -> tuple[Tensor, Tensor]:
+        """The first batch of epoch 0."""
+        return next(self.epoch(0))
+
+    def _epoch(self, number: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
         count = len(self._windows)
-        digest = hashlib.sha256(f"{self.seed} {number}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))
+        generator = torch.Generator().manual_seed(seed_of(self.seed, number))
         order = torch.randperm(count, generator=generator) if self.shuffle else torch.arange(count)
         shift = 0
         if self.shift:
             shift = int(torch.randint(self._windows.context, (), generator=generator))
         order = order.to(self.device)
-        for batch in range(len(self)):
+        for batch in range(start, len(self)):
             part = order[batch * self.batch_size : (batch + 1) * self.batch_size]
             yield self._windows.rows(part, shift)
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,10 +14,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from localgrad import LocalLearner, decouple, losses, methods, networks
-from localgrad.data import Batches, Dataset, TextDataset, TokenBatches, load, load_text
+from localgrad.data import (
+    Batches,
+    Dataset,
+    StreamedBatches,
+    TextDataset,
+    TokenBatches,
+    load,
+    load_text,
+)
 from localgrad.errors import LocalgradError
 from localgrad.experiment.config import Choice, Config, sentence
 
+AnyBatches = Batches | StreamedBatches | TokenBatches
+TEST_BYTES = 2**26  # of the images of a test batch, 111 of 224x224x3
 TEST_TOKENS = 8192  # a batch of a text when testing
 
 
@@ -29,8 +39,8 @@ class Experiment:
     method: methods.Method
     learner: LocalLearner
     data: Dataset | TextDataset
-    train: Batches | TokenBatches
-    test: Batches | TokenBatches
+    train: AnyBatches
+    test: AnyBatches
     device: torch.device
     loss: Callable[[Tensor, Tensor], Tensor]
 
@@ -67,12 +77,10 @@ def build(config: Config, data: Dataset | TextDataset | None = None) -> Experime
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     model = model.to(device)
     train, test = _batches(config, data, device)
-    example, _ = next(test.evaluation())
+    example = test.first()[0][:2]
     method = build_method(config.method, data)
     loss = losses.each_token if isinstance(data, TextDataset) else F.cross_entropy
-    learner = decouple(
-        model, method, config.blocks, config.cuts, example[:2], loss, ties=config.ties
-    )
+    learner = decouple(model, method, config.blocks, config.cuts, example, loss, ties=config.ties)
     _check_outputs(config, learner, example, data)
     _check_last_batch(config, learner, len(data.train))
     return Experiment(config, method, learner, data, train, test, device, loss)
@@ -83,29 +91,52 @@ def load_data(config: Config) -> Dataset | TextDataset:
     wanted = config.data
     if wanted.name == "text":
         return load_text(wanted.path, wanted.level, wanted.context, wanted.limit, wanted.test_limit)
-    path = None if wanted.name == "digits" else wanted.path
-    return load(wanted.name, path, wanted.limit, wanted.test_limit)
+    data = load(
+        wanted.name,
+        None if wanted.name == "digits" else wanted.path,
+        wanted.limit,
+        wanted.test_limit,
+        size=wanted.size,
+        channels=wanted.channels,
+        stream=wanted.stream,
+        crop=wanted.crop,
+        on_corrupt=wanted.on_corrupt,
+    )
+    given = {"pad": wanted.pad, "padding": wanted.padding, "flip": wanted.flip}
+    changed: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    return replace(data, **changed)
 
 
 def _batches(
     config: Config, data: Dataset | TextDataset, device: torch.device
-) -> tuple[Batches | TokenBatches, Batches | TokenBatches]:
-    """Return the batches for training and for testing."""
+) -> tuple[AnyBatches, AnyBatches]:
+    """Training and test batches."""
     wanted = config.data
-    options: dict[str, Any] = {
-        "seed": config.seed, "drop_last": wanted.drop_last, "device": device,
-    }  # fmt: skip
     if isinstance(data, TextDataset):
-        train = data.train_batches(config.batch_size, shift=wanted.augment, **options)
+        shift, drop_last = wanted.augment, wanted.drop_last
         rows = max(1, min(TEST_TOKENS // data.context, len(data.test)))
-        return train, data.test_batches(rows, device=device)
-    if not wanted.augment:
-        data = dataclasses.replace(data, pad=0, flip=False)
-    last = config.channels_last
-    return (
-        data.train_batches(config.batch_size, channels_last=last, **options),
-        data.test_batches(min(1000, len(data.test)), device=device, channels_last=last),
+        return (
+            data.train_batches(
+                config.batch_size, seed=config.seed, drop_last=drop_last, device=device, shift=shift
+            ),
+            data.test_batches(rows, device=device),
+        )
+    shared: dict[str, Any] = {
+        "device": device,
+        "channels_last": config.channels_last,
+        "workers": config.data.workers,
+        "prefetch": config.data.prefetch,
+    }
+    train = data.train_batches(
+        config.batch_size,
+        seed=config.seed,
+        drop_last=config.data.drop_last,
+        augment=config.data.augment,
+        **shared,
     )
+    room = TEST_BYTES // (4 * math.prod(data.image_shape))
+    test = data.test_batches(max(1, min(1000, len(data.test), room)), **shared)
+    return train, test
 
 
 def find_device(name: str) -> torch.device:

@@ -26,7 +26,7 @@ def autocast(experiment: Experiment) -> torch.autocast:
 
 def first_batch(experiment: Experiment) -> tuple[Tensor, Tensor]:
     """Return the first batch of the first epoch."""
-    return next(experiment.train.epoch(0))
+    return experiment.train.first()
 
 
 def run_step(experiment: Experiment, learner: LocalLearner, x: Tensor, y: Tensor) -> StepOutput:

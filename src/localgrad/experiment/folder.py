@@ -14,7 +14,10 @@ from localgrad.experiment.config import Config, to_yaml
 from localgrad.experiment.yaml_text import loads, read_yaml
 
 # what may differ between a run and its resumption: it changes no number already reached
-FREE = ("out", "device", "threads", "data.path", "methods", "seeds", "repeats")
+FREE = (
+    *("out", "device", "threads", "checkpoint_every", "methods", "seeds", "repeats"),
+    *("data.path", "data.workers", "data.prefetch"),
+)
 _OURS = ("summary.json", "metrics.jsonl", "model.safetensors", "compare.json", "checkpoint/last.pt")
 
 

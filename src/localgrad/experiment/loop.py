@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from localgrad.experiment.cost import first_batch, measure_cost, run_step
 from localgrad.experiment.folder import RunFolder
 from localgrad.experiment.results import summarise, tested, write_model
 from localgrad.experiment.schedule import build_optimizer, learning_rate
+from localgrad.experiment.skipped import note_skipped
 
 CHECK_EVERY = 50  # steps between looks at the losses, so that a GPU need not wait at each
 
@@ -78,7 +79,10 @@ def train(
     folder.open(config, resume, needed_bytes=8 * weights + 2**20)
     position = Position(losses=[0.0] * len(learner.decoupling))
     history: list[dict[str, Any]] = []
-    about = environment.describe(experiment.device, command)
+    about = {
+        **environment.describe(experiment.device, command),
+        "data_facts": experiment.data.facts(),
+    }
     if reach is None:
         position = checkpoint.load(folder.checkpoint, learner, optimizer)
         history = _history(folder, position)
@@ -87,18 +91,20 @@ def train(
         folder.write_json("decoupling.yaml", learner.decoupling.to_dict())
         folder.write_json("environment.json", about)
         folder.write_json("reach.json", reach.to_dict())
+
+    def save() -> None:
+        note_skipped(experiment, folder)
+        checkpoint.save(folder.checkpoint, learner, optimizer, position)
+
     while position.epoch < config.epochs:
-        try:
-            _train_epoch(experiment, optimizer, position, watcher, stop)
-        except Interrupted:
-            checkpoint.save(folder.checkpoint, learner, optimizer, position)
-            raise
+        _train_epoch(experiment, optimizer, position, watcher, stop, save)
         history.append(_close_epoch(experiment, position, optimizer))
         folder.write_metrics(history)
-        checkpoint.save(folder.checkpoint, learner, optimizer, position)
+        save()
         watcher.epoch(history[-1], config.epochs)
     costs = {**cost, "time_ratio": timing}
     summary = summarise(experiment, history, position.seconds, costs, about)
+    summary["skipped_images"] = note_skipped(experiment, folder)
     write_model(learner.backbone, folder / "model.safetensors")
     folder.write_json("summary.json", summary)
     return summary
@@ -131,16 +137,38 @@ def _train_epoch(
     position: Position,
     watcher: Watcher,
     stop: Callable[[], bool],
+    save: Callable[[], None],
 ) -> None:
+    """Train from where the epoch stands to its end, saving on the way where that is wished.
+
+    Raises:
+        Interrupted: after saving, where ``stop`` asked for it.
+        LocalgradError: after saving, where the images cannot be read.
+    """
     config, learner, batches = experiment.config, experiment.learner, experiment.train
     learner.train()
     start = time.perf_counter()
     before = position.epoch_seconds
     pending: list[Tensor] = []
     correct: Tensor | None = None
-    for index, (x, y) in enumerate(batches.epoch(position.epoch)):
-        if index < position.batch:
-            continue
+    every = config.checkpoint_every
+
+    def settle() -> list[float] | None:
+        nonlocal correct
+        if correct is None:
+            return None
+        newest = _settle(pending, position)
+        position.correct += float(correct)
+        correct = None
+        return newest
+
+    def keep() -> None:
+        settle()
+        _check_weights(experiment, position)
+        save()
+
+    left = _kept_if_unreadable(batches.epoch(position.epoch, position.batch), keep)
+    for index, (x, y) in enumerate(left, start=position.batch):
         progress = position.epoch + index / len(batches)
         rate = learning_rate(config.schedule, config.optimizer.lr, progress, config.epochs)
         for group in optimizer.param_groups:
@@ -154,17 +182,30 @@ def _train_epoch(
         position.batch = index + 1
         position.seen += len(x)
         asked = stop()
+        due = every is not None and position.batch % every == 0 and position.batch < len(batches)
+        keeps = asked or due
         losses = None
-        if asked or len(pending) == CHECK_EVERY or position.batch == len(batches) or x.is_cpu:
-            losses = [value / len(x) for value in _settle(pending, position)]
-            position.correct += float(correct)
-            correct = None
+        if keeps or len(pending) == CHECK_EVERY or position.batch == len(batches) or x.is_cpu:
+            newest = settle()
+            losses = newest and [value / len(x) for value in newest]
         position.epoch_seconds = before + time.perf_counter() - start
         watcher.batch(position, len(batches), losses)
+        if keeps:
+            keep()
         if asked:
-            _check_weights(experiment, position)
             raise Interrupted
     _check_weights(experiment, position)
+
+
+def _kept_if_unreadable(
+    batches: Iterator[tuple[Tensor, Tensor]], keep: Callable[[], None]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Save before an image that cannot be read ends the run."""
+    try:
+        yield from batches
+    except LocalgradError:
+        keep()
+        raise
 
 
 def _settle(pending: list[Tensor], position: Position) -> list[float]:
