@@ -49,7 +49,7 @@ class LocalTrainer(Trainer):  # type: ignore[misc]
         super().__init__(model.backbone, *args, **kwargs)
         self.learner = model
         self._sums: Tensor | None = None  # of each block's loss, since the last log
-        self._logged = 0
+        self._updates = 0
         self._check()
         loop.prepare(self.accelerator, model)
 
@@ -73,6 +73,7 @@ class LocalTrainer(Trainer):  # type: ignore[misc]
         out = loop.step(self.accelerator, self.learner, x, y, batches)
         losses: Tensor = torch.stack(out.losses) / batches
         self._sums = losses if self._sums is None else self._sums + losses
+        self._updates += self.accelerator.sync_gradients
         return losses[-1]
 
     def _pair(self, inputs: dict[str, Any]) -> tuple[Tensor, Any]:
@@ -97,6 +98,7 @@ class LocalTrainer(Trainer):  # type: ignore[misc]
         # the loop's model: its gradients are clipped and zeroed, heads included; that it is not
         # self.model tells Trainer that it is wrapped already
         if training:
+            self._sums, self._updates = None, 0
             return self.learner
         wrapped: nn.Module = super()._wrap_model(model, training, **kwargs)
         return wrapped
@@ -113,10 +115,9 @@ class LocalTrainer(Trainer):  # type: ignore[misc]
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add each block's loss, the mean over the updates since the last time, to ``loss``."""
         if "loss" in logs and self._sums is not None:
-            updates = self.state.global_step - self._logged
-            means = self.accelerator.reduce(self._sums, reduction="mean") / updates
+            means = self.accelerator.reduce(self._sums, reduction="mean") / self._updates
             logs.update({f"loss_{k}": float(mean) for k, mean in enumerate(means)})
-            self._sums, self._logged = None, self.state.global_step
+            self._sums, self._updates = None, 0
         super().log(logs, *args, **kwargs)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
@@ -126,8 +127,6 @@ class LocalTrainer(Trainer):  # type: ignore[misc]
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
-        # the updates are counted from where the run goes on
-        self._sums, self._logged = None, self.state.global_step
         if checkpoint is not None:
             self._load_heads(checkpoint)
 
