@@ -7,6 +7,8 @@ wherever one tensor alone is alive. Prints the units, the accuracy, and the peak
     python examples/timm_model.py
 """
 
+from functools import partial
+
 import timm
 import torch
 from sklearn.datasets import load_digits
@@ -38,7 +40,7 @@ def main() -> dict[str, tuple[float, int]]:
                 learner.step(images[rows], labels[rows])
                 optimizer.step()
                 optimizer.zero_grad()
-        memory = localgrad.measure_memory(lambda: learner.step(images[:100], labels[:100]))
+        memory = localgrad.measure_memory(partial(learner.step, images[:100], labels[:100]))
         model.eval()
         with torch.no_grad():
             right = (model(images[1400:]).argmax(1) == labels[1400:]).float().mean()
