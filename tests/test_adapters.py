@@ -248,6 +248,13 @@ def test_trainer_accumulates_and_clips(tmp_path: Path, clip: float) -> None:
     )
     trainer.train()
     assert same(trainer.learner, plain_loop(learner(Named()), data, 2, 3, clip or None))
+    trainer.train()  # once more: the logs start anew
+    losses = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert len(losses) == 8
+    for entry in losses:
+        assert entry["loss"] == pytest.approx(entry["loss_2"], rel=1e-4)
+    trainer = local_trainer(tmp_path, data, gradient_accumulation_steps=3, logging_steps=1)
+    trainer.train()
     fresh = learner(Named())
     expected = [float(fresh.step(x, y).losses[0]) for x, y in list(loader(data))[:3]]
     assert trainer.state.log_history[0]["loss_0"] == pytest.approx(sum(expected) / 3)
