@@ -21,7 +21,8 @@ try:
     from accelerate.utils import broadcast
 except ImportError as error:
     raise LocalgradError(
-        "localgrad.adapters.accelerate needs accelerate: pip install localgrad[accelerate]"
+        f"localgrad.adapters.accelerate needs accelerate ({error}): "
+        "pip install localgrad[accelerate]"
     ) from error
 
 _SHARDED = ("DEEPSPEED", "FSDP", "MEGATRON_LM", "XLA")

@@ -18,7 +18,7 @@ try:
     from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 except ImportError as error:
     raise LocalgradError(
-        "localgrad.adapters.lightning needs lightning: pip install localgrad[lightning]"
+        f"localgrad.adapters.lightning needs lightning ({error}): pip install localgrad[lightning]"
     ) from error
 
 

@@ -18,7 +18,7 @@ try:
     from localgrad.adapters import accelerate as loop
 except ImportError as error:
     raise LocalgradError(
-        "localgrad.adapters.transformers needs transformers and accelerate: "
+        f"localgrad.adapters.transformers needs transformers and accelerate ({error}): "
         "pip install localgrad[trainer]"
     ) from error
 
