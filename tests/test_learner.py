@@ -622,3 +622,16 @@ CALLS: list[Callable[[nn.Module], Any]] = [
 def test_errors_of_the_chain_come_through(call: Callable[[nn.Module], Any]) -> None:
     with pytest.raises(LocalgradError):
         call(build("mlp"))
+
+
+@pytest.mark.parametrize("method", [M.Greedy(), M.BackLink(), M.BackLink(2)], ids=str)
+def test_group_norm_first_in_a_channels_last_block(method: Any) -> None:
+    """torch's backward of such a norm ends the process (torch 2.13, CPU)."""
+    torch.manual_seed(0)
+    units = [nn.Sequential(nn.GroupNorm(1, 8), nn.Conv2d(8, 8, 3, padding=1)) for _ in range(3)]
+
+    x = torch.randn(2, 8, 6, 6).to(memory_format=torch.channels_last)
+    plain = nn.Sequential(*units, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+    learner = localgrad.decouple(plain, method, example_input=x)
+    learner.step(x, torch.tensor([0, 2]))
+    assert all(p.grad is not None for p in learner.parameters())

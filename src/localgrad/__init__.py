@@ -1,5 +1,8 @@
 """Train any network in blocks with local gradients instead of one global back-propagation."""
 
+from importlib import import_module
+from typing import Any
+
 from localgrad import methods
 from localgrad.audit import audit
 from localgrad.chain import Chain, Unit
@@ -31,3 +34,10 @@ __all__ = [
     "measure_memory",
     "methods",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a room that is no part of the core when it is first asked for."""
+    if name in ("data", "networks"):
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -284,7 +284,9 @@ def _placed(head: nn.Module, model: nn.Module) -> nn.Module:
     like = next((p for p in model.parameters() if p.is_floating_point()), None)
     if like is None:
         return head
-    head = head.to(like.device, like.dtype)
+    held = [t for t in (*head.parameters(), *head.buffers()) if t.is_floating_point()]
+    if any((t.device, t.dtype) != (like.device, like.dtype) for t in held):
+        head = head.to(like.device, like.dtype)
     maps = [p for p in model.parameters() if p.dim() == 4]
     last = torch.channels_last
     if any(not p.is_contiguous() and p.is_contiguous(memory_format=last) for p in maps):

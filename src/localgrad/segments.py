@@ -127,7 +127,7 @@ class Group:
 
     def forward(self, x: Tensor, y: Any, image: Tensor) -> Walk:
         """Run units, heads and losses on ``x``, cut off from what made it."""
-        x = x.detach().requires_grad_(self.sends_error)
+        x = _leaf(x, self.sends_error, self.stages[0].units[0])
         walk = Walk(leaf=x, border=x)
         with _forward_mode(x.device.type):
             for stage in self.stages:
@@ -136,7 +136,7 @@ class Group:
                 split = len(units) - linked
                 x = run_units(units[:split], x, stage.block.checkpoint)
                 if linked:
-                    leaf = x.detach().requires_grad_(x.requires_grad)
+                    leaf = _leaf(x, x.requires_grad, units[split])
                     end = run_units(units[split:], leaf, stage.block.checkpoint)
                     before, x = x, end.detach().requires_grad_(True)
                     walk.link = LinkSegment(before, leaf, end, head_leaf=x)
@@ -230,6 +230,20 @@ def _forward_mode(device: str) -> AbstractContextManager[Any]:
     if torch.is_autocast_enabled(device):
         return torch.autocast(device, torch.get_autocast_dtype(device), cache_enabled=False)
     return nullcontext()
+
+
+def _leaf(x: Tensor, requires_grad: bool, unit: Unit) -> Tensor:
+    """Return ``x`` cut off from what made it, as the input of ``unit``.
+
+    On the CPU, torch's backward of a group norm ends the process if its input is channels-last and
+    nothing asks for that input's gradient (torch 2.13). In a whole network that hardly happens; in
+    a block that starts with such a norm it always does, so it gets a contiguous copy.
+    """
+    x = x.detach()
+    norms = any(isinstance(module, nn.GroupNorm) for module in unit.modules())
+    if norms and x.device.type == "cpu" and x.dim() == 4:
+        x = x.contiguous()
+    return x.requires_grad_(requires_grad)
 
 
 def _backward_mode(device: str) -> AbstractContextManager[Any]:

@@ -7,6 +7,13 @@ from typing import Any
 
 from localgrad import data, methods, networks
 from localgrad.cli.json_file import check_writable, write_json
+from localgrad.errors import LocalgradError
+
+_KINDS = {
+    "timm": "models, as in timm.list_models()",
+    "torchvision": "classifiers, as in torchvision.models.list_models()",
+    "transformers": "types of models; also a class, or the path of a config.json",
+}
 
 
 def run(flags: dict[str, Any]) -> int:
@@ -34,11 +41,28 @@ def run(flags: dict[str, Any]) -> int:
             print(f"  {'':<{width}}{options}")
     print("\nnetworks (--network.name NAME, or package.module:callable)")
     print(f"  {', '.join(networks.names())}")
+    families = {library: _family(library) for library in networks.LIBRARIES}
+    width = max(len(library) for library in families) + 7
+    for library, family in families.items():
+        text = family["error"] or f"{len(family['names'])} {_KINDS[library]}"
+        print(f"  {library + ':NAME':<{width}}{text}")
     print("\ndata sets (--data.name NAME)")
     print(f"  {', '.join(data.names())}")
-    found = {"methods": rules, "networks": list(networks.names()), "data": list(data.names())}
+    found = {
+        "methods": rules,
+        "networks": list(networks.names()),
+        "libraries": families,
+        "data": list(data.names()),
+    }
     write_json(flags.get("json"), found)
     return 0
+
+
+def _family(library: str) -> dict[str, Any]:
+    try:
+        return {"names": networks.library_names(library), "error": None}
+    except LocalgradError as error:
+        return {"names": [], "error": str(error)}
 
 
 def _shown(value: Any) -> Any:

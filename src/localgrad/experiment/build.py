@@ -125,12 +125,14 @@ def made_by(path: str, options: dict[str, Any], what: str) -> Any:
 def build_network(choice: Choice, data: Dataset) -> nn.Module:
     """Build a network by name or import path ``package.module:callable``.
 
-    Built-in networks get the data set's number of classes and channels where none are given.
+    A network by name gets the data set's number of classes and channels, and the size of its
+    images where it is built for one size, unless options say otherwise.
     """
-    if ":" not in choice.name:
-        facts = {"num_classes": data.num_classes, "in_channels": data.image_shape[0]}
+    if networks.is_known_form(choice.name):
+        channels, height, width = data.image_shape
+        facts = networks.Facts(data.num_classes, channels, (height, width))
         try:
-            return networks.get(choice.name, **{**facts, **choice.options})
+            return networks.get(choice.name, facts, **choice.options)
         except LocalgradError:
             raise
         except (TypeError, ValueError) as error:

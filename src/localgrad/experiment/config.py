@@ -31,7 +31,11 @@ class _Section(BaseModel):
 
 
 class Choice(BaseModel):
-    """A name and the options of what it names; those are checked where it is built."""
+    """A name and the options of what it names; those are checked where it is built.
+
+    Options stand beside the name, or in a mapping ``options``: ``{name: vgg11, width: 8}`` and
+    ``{name: vgg11, options: {width: 8}}`` are the same.
+    """
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -39,8 +43,19 @@ class Choice(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _bare_name(cls, given: Any) -> Any:
-        return {"name": given} if isinstance(given, str) else given
+    def _beside_the_name(cls, given: Any) -> Any:
+        if isinstance(given, str):
+            return {"name": given}
+        if not isinstance(given, dict) or given.get("options") is None:
+            return given
+        beside = {key: value for key, value in given.items() if key != "options"}
+        inside = given["options"]
+        if not isinstance(inside, dict):
+            raise ValueError(f"options must be a mapping (name: value), got {inside!r}")
+        twice = sorted(str(key) for key in beside if key in inside)
+        if twice:
+            raise ValueError(f"{twice[0]!r} stands both beside options and in them")
+        return {**beside, **inside}
 
     @property
     def options(self) -> dict[str, Any]:

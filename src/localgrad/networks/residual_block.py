@@ -7,22 +7,23 @@ from collections import OrderedDict
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from localgrad.errors import LocalgradError
+from localgrad.networks.option_checks import check_choice
 
 SHORTCUTS = ("projection", "pad")
 
 
 def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
     """A 3x3 convolution that keeps the image size at stride 1; He-normal (fan out) weights."""
-    return _he_normal(nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False))
+    return he_normal(nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False))
 
 
 def conv1x1(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
     """A 1x1 convolution; He-normal (fan out) weights."""
-    return _he_normal(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False))
+    return he_normal(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False))
 
 
-def _he_normal(conv: nn.Conv2d) -> nn.Conv2d:
+def he_normal(conv: nn.Conv2d) -> nn.Conv2d:
+    """Draw the convolution's weights anew, He-normal (fan out); return it."""
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     return conv
 
@@ -75,10 +76,7 @@ class ResidualBlock(nn.Module):
         self, in_channels: int, out_channels: int, stride: int = 1, shortcut: str = "projection"
     ) -> None:
         super().__init__()
-        if shortcut not in SHORTCUTS:
-            raise LocalgradError(
-                f"shortcut must be one of {', '.join(SHORTCUTS)}; got {shortcut!r}"
-            )
+        check_choice("shortcut", shortcut, SHORTCUTS)
         self.in_channels, self.out_channels, self.stride = in_channels, out_channels, stride
         self.shortcut_kind = shortcut
         self.conv1 = conv3x3(in_channels, out_channels, stride)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from localgrad.errors import LocalgradError
 from localgrad.layers import GlobalAvgPool
+from localgrad.networks.option_checks import check_counts, is_count
 from localgrad.networks.published_cuts import PUBLISHED
 from localgrad.networks.residual_block import ResidualBlock, conv3x3
 
@@ -120,20 +121,10 @@ def resnet_cifar(
     >>> network(torch.zeros(2, 3, 32, 32)).shape
     torch.Size([2, 100])
     """
-    if not _is_count(depth) or depth < 8 or (depth - 2) % 6:
+    if not is_count(depth) or depth < 8 or (depth - 2) % 6:
         raise LocalgradError(f"depth must be 6n + 2 (8, 14, 20, ...); got {depth!r}{_near(depth)}")
-    for name, value in (
-        ("num_classes", num_classes),
-        ("in_channels", in_channels),
-        ("width", width),
-    ):
-        if not _is_count(value) or value < 1:
-            raise LocalgradError(f"{name} must be a whole number of at least 1; got {value!r}")
+    check_counts(num_classes=num_classes, in_channels=in_channels, width=width)
     return CifarResNet(depth, num_classes, in_channels, width, shortcut)
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _near(depth: object) -> str:

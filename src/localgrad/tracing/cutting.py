@@ -59,10 +59,7 @@ class Cutter:
             with evaluation(model.modules(), training):
                 self.cuts.append(self.cut(self.example))
         self.labels = self.cuts[0].labels
-        self.owner: dict[int, int] = {}
-        for index in range(len(self.labels)):
-            for parameter in self.read(index):
-                self.owner.setdefault(id(parameter), index)
+        self.owners: dict[int, int] = {}
 
     def cut(self, x: Tensor) -> TracedCut:
         """Trace the model on ``x`` as it is now, and cut it."""
@@ -129,6 +126,15 @@ class Cutter:
         part = cut.slices[index]
         modes = all(self.names.module(path).training == mode for path, mode in part.modes)
         return modes and cut.autocast == _autocast(x) and part.fits(x)
+
+    def owner(self, parameter: nn.Parameter) -> int:
+        """Return the index of the first unit that reads a parameter."""
+        if id(parameter) not in self.owners:  # never looked, or the model has new ones since
+            self.owners = {}
+            for index in range(len(self.labels)):
+                for read in self.read(index):
+                    self.owners.setdefault(id(read), index)
+        return self.owners[id(parameter)]
 
     def read(self, index: int, given: bool | None = None) -> list[nn.Parameter]:
         """Return the parameters that a unit reads, in any of the traces.

@@ -99,8 +99,8 @@ class _Cutter:
         """Return the calls that are units as a whole.
 
         They are of a class that the trunk repeats, or numbered with several layers inside. A class
-        stays open if a repeated, numbered part lies inside of one of its instances: a stage is
-        not a unit, its blocks are.
+        stays open if one of its instances repeats a numbered part: a stage is not a unit, its
+        blocks are.
         """
         trunk = [
             call for call in self.trace.calls
@@ -108,17 +108,14 @@ class _Cutter:
             and self.borders.around(call.first, call.last) and self._count(call)
         ]  # fmt: skip
         repeated = Counter(type(self.modules[path]) for path in {c.path for c in trunk})
-        siblings: dict[tuple[str, type], set[str]] = {}
+        numbered = {c.path: type(self.modules[c.path]) for c in trunk if self._numbered(c)}
+        opened = set()
         for call in trunk:
-            if self._numbered(call):
-                key = call.path.rpartition(".")[0], type(self.modules[call.path])
-                siblings.setdefault(key, set()).add(call.path)
-        parts = [path for paths in siblings.values() if len(paths) > 1 for path in paths]
-        opened = {
-            type(self.modules[call.path])
-            for call in trunk
-            if any(path.startswith(call.path + ".") for path in parts)
-        }
+            inside = Counter(
+                kind for path, kind in numbered.items() if path.startswith(call.path + ".")
+            )
+            if any(times > 1 for times in inside.values()):
+                opened.add(type(self.modules[call.path]))
         return [
             call for call in trunk
             if (kind := type(self.modules[call.path])) not in opened

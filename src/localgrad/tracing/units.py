@@ -52,7 +52,7 @@ class TracedUnit(Unit):
 
     def _detached(self, step: Step) -> bool:
         read = self.cutter.parameters_of(step)
-        return any(self.cutter.owner.get(id(p), self.index) < self.first for p in read)
+        return any(self.cutter.owner(p) < self.first for p in read)
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Yield the parameters that the unit reads and no earlier one lends it."""
@@ -63,7 +63,7 @@ class TracedUnit(Unit):
         """Yield parameters of earlier units of which this one's given values are made."""
         own = {id(p) for p in self.cutter.read(self.index, given=False)}
         for parameter in self.cutter.read(self.index, given=True):
-            if id(parameter) not in own and self.cutter.owner[id(parameter)] < self.index:
+            if id(parameter) not in own and self.cutter.owner(parameter) < self.index:
                 yield parameter
 
     def seeing(self, source: Tensor) -> TracedUnit:
