@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "localgrad"
-BELOW = {"networks", "data", "experiment", "report", "cli"}
+BELOW = {"networks", "data", "experiment", "report", "cli", "adapters"}
 CORE = [path for path in SOURCE.rglob("*.py") if not BELOW & set(path.relative_to(SOURCE).parts)]
 
 
@@ -36,7 +36,7 @@ def test_core_imports_torch_alone(path: Path) -> None:
 @pytest.mark.parametrize(
     ("room", "allowed"),
     [("report", {"errors", "report"}), ("networks", {"errors", "layers", "networks"}),
-     ("data", {"errors", "data"})],
+     ("data", {"errors", "data"}), ("adapters", {"errors", "learner", "adapters"})],
 )  # fmt: skip
 def test_rooms_know_little_of_each_other(room: str, allowed: set[str]) -> None:
     for path in (SOURCE / room).rglob("*.py"):
@@ -50,7 +50,8 @@ def test_core_loads_no_extra() -> None:
     """``import localgrad`` works where nothing but torch is installed."""
     code = (
         "import sys, localgrad; "
-        "extras = {'yaml', 'pydantic', 'rich', 'pyarrow', 'sklearn', 'matplotlib', 'datasets'}; "
+        "extras = {'yaml', 'pydantic', 'rich', 'pyarrow', 'sklearn', 'matplotlib', 'datasets', "
+        "'lightning', 'transformers', 'accelerate'}; "
         "assert not extras & set(sys.modules), extras & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
