@@ -635,3 +635,54 @@ def test_group_norm_first_in_a_channels_last_block(method: Any) -> None:
     learner = localgrad.decouple(plain, method, example_input=x)
     learner.step(x, torch.tensor([0, 2]))
     assert all(p.grad is not None for p in learner.parameters())
+
+
+def _linear_chain() -> nn.Sequential:
+    torch.manual_seed(0)
+    sizes = [(4, 8), (8, 8), (8, 8), (8, 3)]
+    layers = [part for size in sizes for part in (nn.Linear(*size), nn.ReLU())][:-1]
+    return nn.Sequential(*layers)
+
+
+@pytest.mark.parametrize("frozen", [[0], [2], [4], [0, 2], [0, 2, 4]], ids=str)
+@pytest.mark.parametrize(
+    "method",
+    [M.Greedy(), M.BackLink(), M.BackLink(keep_error=False), M.BackLink(combine="replace")],
+    ids=str,
+)
+def test_freezing_after_decoupling_is_as_freezing_before(method: Any, frozen: list[int]) -> None:
+    x, y = torch.randn(16, 4), torch.randint(3, (16,))
+    found = []
+    for when in ("before", "after", "thawed"):
+        model = _linear_chain()
+        if when != "after":
+            for i in frozen:
+                model[i].requires_grad_(False)
+        if when == "before":
+            torch.manual_seed(1)
+            learner = localgrad.decouple(model, method, blocks=3, example_input=x)
+        else:
+            if when == "thawed":
+                model.requires_grad_(True)
+                model[0].requires_grad_(False)
+            torch.manual_seed(1)
+            learner = localgrad.decouple(model, method, blocks=3, example_input=x)
+            model.requires_grad_(True)
+            for i in frozen:
+                model[i].requires_grad_(False)
+        learner.step(x, y)
+        found.append([p.grad for p in learner.parameters()])
+    for grads in found[1:]:
+        for ours, theirs in zip(found[0], grads, strict=True):
+            assert (ours is None) == (theirs is None)
+            assert ours is None or torch.equal(ours, theirs)
+
+
+def test_replaced_parameters_are_noticed() -> None:
+    model = _linear_chain()
+    x, y = torch.randn(16, 4), torch.randint(3, (16,))
+    learner = localgrad.decouple(model, "backlink", blocks=3, example_input=x)
+    state = {name: value.clone() for name, value in learner.state_dict().items()}
+    learner.load_state_dict(state, assign=True)
+    with pytest.raises(LocalgradError, match="was replaced after decouple"):
+        learner.step(x, y)

@@ -101,7 +101,8 @@ def receivers(
     k: int,
     link: Link,
 ) -> tuple[int, tuple[nn.Parameter, ...]]:
-    """Return how many units of block ``k`` the link reaches, and which of their parameters.
+    """Return how many units of block ``k`` the link reaches, and which of their parameters,
+    frozen ones too.
 
     Args:
         chain, decoupling: the network and its blocks.
@@ -115,7 +116,7 @@ def receivers(
     found: list[nn.Parameter] = []
     for u in reversed(units):
         for parameter in chain.units[u].parameters():
-            if parameter.requires_grad and (depths is None or depths[u].get(parameter, 1) <= left):
+            if depths is None or depths[u].get(parameter, 1) <= left:
                 found.append(parameter)
         left -= 1 if layers is None else layers[u]
     return len(units), tuple(found)

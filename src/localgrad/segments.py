@@ -20,6 +20,7 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from localgrad.chain import Unit
 from localgrad.decoupling import Block, Link
+from localgrad.errors import LocalgradError
 from localgrad.losses import LocalLoss
 from localgrad.recompute import run_units
 
@@ -115,18 +116,17 @@ class Group:
         receivers: tuple[nn.Parameter, ...],
     ) -> None:
         self.stages, self.sends_error, self.link, self.linked = stages, sends_error, link, linked
-        self.receivers = receivers
         received = {id(p) for p in receivers}
         waiting = stages[-1].units[len(stages[-1].units) - linked :] if linked else ()
         read = [p for unit in waiting for p in (*unit.parameters(), *unit.borrowed())]
-        own = [p for p in read if id(p) not in received]
-        self.local_parameters = tuple(p for p in own if p.requires_grad)
-        sums = link is not None and link.combine == "sum" and bool(receivers)
-        self.keeps_error = sums and link is not None and link.keep_error
-        self.asks_head_again = sums and not self.keeps_error
+        self._received = receivers
+        self._own = [p for p in read if id(p) not in received]
+        self._places = [place for unit in waiting for place in unit.places()]
+        self._held = [getattr(module, name) for module, name in self._places]
 
     def forward(self, x: Tensor, y: Any, image: Tensor) -> Walk:
         """Run units, heads and losses on ``x``, cut off from what made it."""
+        self._look()
         first = self.stages[0]
         x = _leaf(x, self.sends_error, (*first.units, first.head)[0])
         walk = Walk(leaf=x, border=x)
@@ -150,6 +150,24 @@ class Group:
                 walk.values.append(loss.detach())
         walk.border = x.detach()
         return walk
+
+    def _look(self) -> None:
+        """See which parameters learn at present: they may have been frozen or thawed.
+
+        Raises:
+            LocalgradError: a parameter that a link trains is not the model's any more.
+        """
+        for (module, name), held in zip(self._places, self._held, strict=True):
+            if getattr(module, name, None) is not held:
+                raise LocalgradError(
+                    f"parameter {name!r} of a {type(module).__name__} was replaced after "
+                    "decouple(): call release() and decouple the model again"
+                )
+        self.receivers = tuple(p for p in self._received if p.requires_grad)
+        self.local_parameters = tuple(p for p in self._own if p.requires_grad)
+        sums = self.link is not None and self.link.combine == "sum" and bool(self.receivers)
+        self.keeps_error = sums and self.link is not None and self.link.keep_error
+        self.asks_head_again = sums and not self.keeps_error
 
     def local(self, walk: Walk) -> Tensor | None:
         """Walk back from the losses; return the error at the group's input where it is asked for.
