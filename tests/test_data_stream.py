@@ -6,6 +6,7 @@ import io
 import os
 import random
 import signal
+import sys
 from dataclasses import replace
 
 import pytest
@@ -309,6 +310,21 @@ def test_mistakes(tmp_path):
     with pytest.raises(LocalgradError, match="bad: cannot be read as parquet files") as caught:
         data.load("cifar10", tmp_path / "bad", stream=True)
     assert "\n" not in str(caught.value)
+
+
+def test_nothing_is_printed_where_nobody_watches(tmp_path, capsys):
+    data.load("cifar10", write(tmp_path, arrays(3), arrays(2)), stream=True)
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "")
+    assert not datasets.are_progress_bars_disabled()
+
+
+def test_a_missing_package_names_the_extra(tmp_path, monkeypatch):
+    write(tmp_path, arrays(2), arrays(2))
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    expected = r"to stream images, datasets must be installed: pip install localgrad\[data\]"
+    with pytest.raises(LocalgradError, match=expected):
+        data.load("cifar10", tmp_path, stream=True)
 
 
 def test_repr(tmp_path):

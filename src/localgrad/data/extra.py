@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 
 from localgrad.errors import LocalgradError
@@ -30,3 +33,17 @@ pip install localgrad[data]
         raise LocalgradError(
             f"{why}, {package} must be installed: pip install localgrad[data]"
         ) from error
+
+
+@contextmanager
+def no_bars_in_files(datasets: ModuleType) -> Iterator[None]:
+    """No progress bars from ``datasets`` where nobody watches: stderr is a file or a pipe."""
+    shown = not datasets.are_progress_bars_disabled()
+    hide = shown and not sys.stderr.isatty()
+    if hide:
+        datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if hide:
+            datasets.enable_progress_bars()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from localgrad.data.extra import extra
+from localgrad.data.extra import extra, no_bars_in_files
 from localgrad.data.specs import Spec
 from localgrad.errors import LocalgradError
 
@@ -27,7 +27,8 @@ def download(spec: Spec) -> dict[str, Any]:
     if spec.hub_files:
         options["data_files"] = {name: spec.hub_files.format(split=name) for name in names.values()}
     try:
-        splits = datasets.load_dataset(spec.hub_name, **options)
+        with no_bars_in_files(datasets):
+            splits = datasets.load_dataset(spec.hub_name, **options)
     # The library passes on whatever its network stack and parsers raise.
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]

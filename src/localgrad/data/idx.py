@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from localgrad.data.extra import extra
+from localgrad.data.extra import extra, no_bars_in_files
 from localgrad.data.specs import FASHION_MNIST_CLASSES
 from localgrad.errors import LocalgradError
 
@@ -79,7 +79,8 @@ def convert(folder: Path, out: Path, classes: Sequence[str] = FASHION_MNIST_CLAS
         target = out / f"{split}-00000-of-00001.parquet"
         try:
             out.mkdir(parents=True, exist_ok=True)
-            datasets.Dataset.from_dict(rows, features=features).to_parquet(str(target))
+            with no_bars_in_files(datasets):
+                datasets.Dataset.from_dict(rows, features=features).to_parquet(str(target))
         except OSError as error:
             raise LocalgradError(f"{target}: cannot be written ({error})") from error
         written.append(target)
@@ -133,7 +134,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     classes = options.classes.split(",") if options.classes else FASHION_MNIST_CLASSES
     try:
-        extra("datasets", "to write parquet files").disable_progress_bars()
         for file in convert(options.folder, options.out, classes):
             print(file)
     except LocalgradError as error:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from localgrad.data.extra import extra
+from localgrad.data.extra import extra, no_bars_in_files
 from localgrad.data.rows import ArrowSource, Rows, TableSource
 from localgrad.data.specs import Spec
 from localgrad.errors import LocalgradError
@@ -177,7 +177,8 @@ def stream_rows(files: Files, spec: Spec) -> dict[str, tuple[Rows, tuple[str, ..
     datasets = extra("datasets", "to stream images")
     paths = {split: [str(file) for file in found] for split, found in files.items()}
     try:
-        splits = datasets.load_dataset("parquet", data_files=paths)
+        with no_bars_in_files(datasets):
+            splits = datasets.load_dataset("parquet", data_files=paths)
     except Exception as error:  # the library passes on whatever its readers raise
         cause = error.__cause__ or error
         reason = str(cause).strip().partition("\n")[0]
