@@ -277,7 +277,7 @@ def test_a_vgg_unit_copies_its_pool_as_a_stride() -> None:
     assert not torch.equal(again[0].weight, unit.parts[0].weight)
 
 
-def test_vgg_heads_stride_where_widths_step_up() -> None:
+def test_vgg_heads_stride_where_maps_shrink() -> None:
     x = torch.rand(2, 3, 32, 32)
     learner = localgrad.decouple(N.vgg11(5, width=4), M.AugLocal(depth=2), example_input=x)
     heads = {}
@@ -292,9 +292,9 @@ def test_vgg_heads_stride_where_widths_step_up() -> None:
     assert heads == {
         "1.0": [("4.0", 4, 32, 2), ("5.1", 32, 32, 2)],
         "2.0": [("4.0", 8, 32, 2), ("5.1", 32, 32, 2)],
-        "3.0": [("4.0", 16, 32, 2), ("5.1", 32, 32, 1)],
-        "3.1": [("4.1", 16, 32, 2), ("5.1", 32, 32, 1)],
-        "4.0": [("5.0", 32, 32, 1), ("5.1", 32, 32, 1)],
+        "3.0": [("4.0", 16, 32, 2), ("5.1", 32, 32, 2)],
+        "3.1": [("4.1", 16, 32, 2), ("5.1", 32, 32, 2)],
+        "4.0": [("5.0", 32, 32, 2), ("5.1", 32, 32, 2)],
     }
 
 

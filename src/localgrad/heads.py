@@ -182,21 +182,18 @@ def infopro(site: Site, decode: bool, classify: bool, mode: str, features: int =
 def auglocal(site: Site, units: list[str]) -> nn.Module:
     """AugLocal's head: fresh copies of later ``units``, pool, linear (BN before it if one copy).
 
-    A copy takes a stride of 2 where its width steps up against what comes in; where it steps up
-    by more than a factor of 2, the next copy takes the next halving (released code).
+    A copy takes a stride of 2 where what comes in is larger than what the unit itself returns;
+    where it is more than twice as large, the next copy takes the next halving. In the CIFAR
+    ResNets that is where the width steps up, which is what the released code looks at.
     """
     copies: list[nn.Module] = []
     arrange, shape = site.arrange, site.shapes[site.unit]
-    halvings = 0
     weight = next(p for p in site.chain.model.parameters() if p.is_floating_point())
     for name in units:
         index = site.chain.index(name)
         seen, wanted = arrange.shape(shape), replace(site, unit=index)
-        is_map = len(seen) == 3
-        if is_map and wanted.is_map and wanted.width > seen[0]:
-            halvings += max(1, int(math.log2(wanted.width / seen[0])))
-        stride = 2 if halvings and is_map and min(seen[1:]) > 1 else 1
-        halvings -= stride - 1
+        maps = len(seen) == 3 and wanted.is_map
+        stride = 2 if maps and max(seen[1:]) > max(wanted.shape[1:]) else 1
         copy = like(site.chain.units[index], shape, stride, arrange.axis)
         with torch.no_grad():
             copy.eval()
