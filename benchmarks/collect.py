@@ -74,9 +74,11 @@ def finished(out: Path) -> list[dict[str, Any]]:
     found = [gather(RunFolder(path.parent)) for path in out.glob("*/summary.json")]
     order = methods.names()
     results = sorted(found, key=lambda r: (order.index(r["method"]), r["label"], r["seed"]))
-    timing = json.loads((out / "timing.json").read_text(encoding="utf-8"))["ratio"]
+    timing = {}  # there is none without BP
+    if (out / "timing.json").exists():
+        timing = json.loads((out / "timing.json").read_text(encoding="utf-8"))["ratio"]
     for result in results:
-        result["time_ratio"] = timing[result["label"]]
+        result["time_ratio"] = timing.get(result["label"])
     add_ratios(results)
     return results
 
