@@ -34,6 +34,11 @@ def collect(results: list[dict[str, Any]]) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     for label in dict.fromkeys(result["label"] for result in results):
         runs = [result for result in results if result["label"] == label]
+        losses: dict[str, Any] = {
+            key: spread([run[key] for run in runs])
+            for key in ("test_loss", "bits_per_byte", "bits_per_char")
+            if key in runs[0]
+        }
         rows.append(
             {
                 "rule": label,
@@ -43,11 +48,7 @@ def collect(results: list[dict[str, Any]]) -> dict[str, Any]:
                 "losses": runs[0]["blocks"],
                 "test_accuracy": spread([run["test_accuracy"] for run in runs]),
                 "test_accuracies": [run["test_accuracy"] for run in runs],
-                **{
-                    key: spread([run[key] for run in runs])
-                    for key in ("test_loss", "bits_per_byte", "bits_per_char")
-                    if key in runs[0]
-                },
+                **losses,
                 "block_accuracy": runs[0]["block_accuracy"],
                 "block_losses": runs[0]["curve"][-1]["losses"],
                 "train_seconds": spread([run["train_seconds"] for run in runs]),
@@ -74,9 +75,11 @@ def finished(out: Path) -> list[dict[str, Any]]:
     found = [gather(RunFolder(path.parent)) for path in out.glob("*/summary.json")]
     order = methods.names()
     results = sorted(found, key=lambda r: (order.index(r["method"]), r["label"], r["seed"]))
-    timing = json.loads((out / "timing.json").read_text(encoding="utf-8"))["ratio"]
+    timing: dict[str, float | None] = {}  # there is none without BP
+    if (out / "timing.json").exists():
+        timing = json.loads((out / "timing.json").read_text(encoding="utf-8"))["ratio"]
     for result in results:
-        result["time_ratio"] = timing[result["label"]]
+        result["time_ratio"] = timing.get(result["label"])
     add_ratios(results)
     return results
 

@@ -80,11 +80,16 @@ def accuracy_table(name: str) -> str:
     return f"{accuracy(result)}\n\n{setting(result)}."
 
 
+def bits(row: Row) -> str:
+    value = row["bits_per_byte"]
+    spread = "" if value["std"] is None else f" ± {value['std']:.3f}"
+    return f"{value['mean']:.3f}{spread}"
+
+
 def text_table(name: str) -> str:
     """How well each rule predicts the next byte, and at what cost."""
     result = read(name)
-    bits = next(key for key in ("bits_per_byte", "bits_per_char") if key in result["rows"][0])
-    header = ["rule", "losses", "n", bits.replace("_", " "), "next token right %"]
+    header = ["rule", "losses", "n", "bits per byte", "next byte right %"]
     table = markdown(
         [*header, "activations ÷ BP", "FLOPs ÷ BP"],
         [
@@ -92,8 +97,7 @@ def text_table(name: str) -> str:
                 row["rule"],
                 str(row["losses"]),
                 str(row["n"]),
-                f"{row[bits]['mean']:.3f}"
-                + ("" if row[bits]["std"] is None else f" ± {row[bits]['std']:.3f}"),
+                bits(row),
                 percent(row["test_accuracy"]),
                 f"{row['memory_ratio']:.2f}",
                 f"{row['flops_ratio']:.2f}",
@@ -101,10 +105,14 @@ def text_table(name: str) -> str:
             for row in result["rows"]
         ],
     )
+    return f"{table}\n\n{text_setting(result)}."
+
+
+def text_setting(result: Row) -> str:
     return (
-        f"{table}\n\n{result['network']} on {result['data']}, {result['train_images']:,} windows, "
+        f"{result['network']} on {result['data']}, {result['train_images']:,} windows, "
         f"{plural(result['epochs'], 'epoch')}, batch {result['batch_size']}, tested on "
-        f"{result['test_images']:,} windows; {result['hardware']}; {result['date'][:10]}."
+        f"{result['test_images']:,} windows; {result['hardware']}; {result['date'][:10]}"
     )
 
 
@@ -189,6 +197,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "cifar10-resnet32-k16": lambda: accuracy_table("cifar10-resnet32-k16"),
     "digits": lambda: accuracy_table("digits-resnet32-k16"),
     "gpt-text": lambda: text_table("gpt-text"),
+    "gpt-text-2-epochs": lambda: text_table("gpt-text-2-epochs"),
     "data": pipeline_table,
     "step-resnet32": lambda: step_table("resnet32"),
     "step-resnet110": lambda: step_table("resnet110"),
