@@ -14,3 +14,5 @@ if importlib.util.find_spec("torchvision") is not None:
                 f"torchvision::{_name}",
                 "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
             )
+
+collect_ignore = ["two_processes.py"]  # a script that test_adapters.py starts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+import foreign
 import localgrad
 from localgrad import measure_memory
 from localgrad import methods as M
@@ -249,3 +252,34 @@ def test_the_layout_makes_no_difference(setup: str) -> None:
     for size in (2, 4):
         contiguous = activations("resnet32", setup, size, False)
         assert activations("resnet32", setup, size, True) == contiguous
+
+
+FAKE: dict[str, Callable[[], nn.Module]] = {
+    "resnet": foreign.small_resnet,
+    "vit": foreign.small_vit,
+    "convnext": lambda: foreign.timm("convnext_atto"),
+    "skips": foreign.Skips,
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # timm's own
+@pytest.mark.parametrize("method", [M.Backprop(), M.Greedy(), M.BackLink(), M.AugLocal(1)], ids=str)
+@pytest.mark.parametrize("name", FAKE)
+def test_fake_tensors_take_as_many_bytes(name: str, method: M.Method) -> None:
+    """What benchmarks/footprint.py counts, no number computed, is what real tensors take."""
+    torch.manual_seed(0)
+    model = FAKE[name]()
+    if name == "skips":
+        model.eval()  # a fake dropout's mask has another size
+    x = torch.rand(4, *((3, 8, 8) if name == "skips" else foreign.IMAGES))
+    blocks = None if isinstance(method, M.Backprop) else 3
+    learner = localgrad.decouple(model, method, blocks=blocks, example_input=x[:2])
+    found = []
+    for mode in (contextlib.nullcontext(), FakeTensorMode(allow_non_fake_inputs=True)):
+        with mode:
+            inputs, y = torch.rand(x.shape), torch.zeros(4, dtype=torch.long)
+            found.append(measure_memory(lambda: learner.step(inputs, y), learner))  # noqa: B023
+            learner.zero_grad()
+            found[-1] = (found[-1], localgrad.measure_flops(lambda: learner.step(inputs, y)))  # noqa: B023
+            learner.zero_grad()
+    assert found[0] == found[1]

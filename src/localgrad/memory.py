@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._guards import detect_fake_mode
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -70,6 +72,11 @@ class _LiveStorages(TorchDispatchMode):
         for tensor in tensors:
             self._see(tensor, new=True)
 
+    def leave_out(self, tensors: Iterable[Tensor]) -> None:
+        """Do not count what was there before."""
+        for tensor in tensors:
+            self._see(tensor, new=False)
+
     def _see(self, tensor: Tensor, new: bool) -> None:
         storage = tensor.untyped_storage()
         key = storage._cdata
@@ -111,7 +118,8 @@ def measure_memory(
     """Count the bytes of live tensors while ``fn`` runs once.
 
     Args:
-        fn: for instance ``lambda: learner.step(x, y)``.
+        fn: for instance ``lambda: learner.step(x, y)``. Under ``FakeTensorMode(
+            allow_non_fake_inputs=True)`` nothing is computed, and the count is the same.
         model: the learner or model, whose parameters and gradients are told apart from
             activations; without it they count as what they are: tensors.
         optimizer: whose state is told apart likewise.
@@ -124,6 +132,8 @@ def measure_memory(
     counter = _LiveStorages()
     counter.start_with([*_gradients(parameters), *_state(optimizer)])
     apart = set(range(len(counter.bytes)))
+    fakes = _fakes(model)
+    counter.leave_out(fakes)
     with counter:
         result = fn()
     gradients = _storages(_gradients(parameters))
@@ -138,12 +148,21 @@ def measure_memory(
         optimizer=sum(state.values()),
         total=weights + counter.peak(set()),
     )
-    del result
+    del result, fakes
     return memory
 
 
 def _gradients(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
     return [p.grad for p in parameters if p.grad is not None]
+
+
+def _fakes(model: nn.Module | None) -> list[Tensor]:
+    """Return what fake operations take for a model's real tensors: new storages, but no memory."""
+    mode = detect_fake_mode()
+    if mode is None or model is None:
+        return []
+    held = (*model.parameters(), *model.buffers())
+    return [mode.from_tensor(t) for t in held if not isinstance(t, FakeTensor)]
 
 
 def _state(optimizer: torch.optim.Optimizer | None) -> list[Tensor]:
