@@ -4,19 +4,20 @@
 
 Every architecture runs in a process of its own with a time limit: it is built with random weights,
 cut, its units are compared with the model bit by bit (training mode with a fixed seed, and eval),
-and one step of three rules is run and audited. A table in Markdown goes beside the JSON file.
+and one step of three rules is run and audited. benchmarks/tables.py makes a page of it.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import multiprocessing
-import platform
 import time
 import warnings
 from collections.abc import Callable
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -93,10 +94,12 @@ def same_numbers(model: nn.Module, chain: localgrad.Chain, x: Tensor) -> None:
 
 
 def clean_step(chain: localgrad.Chain, method: Any, blocks: int, x: Tensor) -> None:
-    """Run one local step and audit it."""
+    """Run one local step and audit it; of tied weights, the first block trains them."""
     scores = chain.shapes(x)[1]
     y = torch.arange(len(x)) % 5 if len(scores) == 1 else x
-    learner = localgrad.decouple(chain, method, blocks=blocks, example_input=x, loss=loss)
+    learner = localgrad.decouple(
+        chain, method, blocks=blocks, example_input=x, loss=loss, ties="first"
+    )
     try:
         reach = localgrad.audit(lambda: learner.step(x, y), learner)
         if reach.violations:
@@ -146,23 +149,10 @@ def passed(row: dict[str, Any]) -> bool:
     return all(row.get(column) is True for column in COLUMNS)
 
 
-def markdown(rows: list[dict[str, Any]]) -> str:
-    """Return the table."""
-    lines = ["| architecture | units | legal cuts | equal | Greedy | BackLink | AugLocal | note |"]
-    lines.append("|---|---:|---:|:-:|:-:|:-:|:-:|---|")
-    for row in rows:
-        marks = " | ".join("yes" if row.get(c) is True else "no" for c in COLUMNS[1:])
-        note = row.get("reason") or (row["how"] if row.get("how") != "traced" else "")
-        counts = f"{row.get('units', '-')} | {row.get('legal_cuts', '-')}"
-        lines.append(f"| {row['name']} | {counts} | {marks} | {note} |".replace("|  |", "| |"))
-    good = sum(passed(row) for row in rows)
-    return "\n".join([f"{good} of {len(rows)} pass every check.", "", *lines]) + "\n"
-
-
 def main() -> None:
     """Run the table from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, help="write the rows here, and a .md file beside it")
+    parser.add_argument("--json", type=Path, help="write the rows here")
     parser.add_argument("--only", default="", help="names that contain this")
     parser.add_argument("--limit", type=float, default=120.0, help="seconds for each architecture")
     options = parser.parse_args()
@@ -175,10 +165,14 @@ def main() -> None:
             print(f"{row['name']:45} {row.get('units', '-'):>4} {row.get('seconds', 0):6} {state}")
     print(f"{sum(map(passed, rows))} of {len(rows)} pass every check")
     if options.json:
-        versions = {"torch": torch.__version__, "python": platform.python_version()}
-        content = {"versions": versions, "rows": rows}
+        names = ("torch", "torchvision", "timm", "transformers")
+        content = {
+            "command": "python benchmarks/architectures.py --json FILE",
+            "versions": {name: version(name) for name in names},
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "rows": rows,
+        }
         options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        options.json.with_suffix(".md").write_text(markdown(rows), encoding="utf-8")
 
 
 if __name__ == "__main__":

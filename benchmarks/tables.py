@@ -18,7 +18,14 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-DOCUMENTS = ("README.md", "docs/results.md", "docs/language-models.md")
+DOCUMENTS = (
+    "README.md",
+    "docs/results.md",
+    "docs/language-models.md",
+    "docs/any-network.md",
+    "docs/architectures.md",
+)
+CHECKS = ("cut", "equal", "greedy", "backlink", "auglocal")
 Row = dict[str, Any]
 
 
@@ -191,6 +198,107 @@ def pipeline_table() -> str:
     )
 
 
+def passed(row: Row) -> bool:
+    return all(row.get(check) is True for check in CHECKS)
+
+
+def architectures_table() -> str:
+    """How many architectures of each library pass, and why the others do not."""
+    rows = read("architectures")["rows"]
+    libraries: dict[str, list[Row]] = {}
+    for row in rows:
+        libraries.setdefault(row["name"].partition(":")[0], []).append(row)
+    header = ["library", "tried", "cut", "equal", "Greedy", "BackLink", "AugLocal", "all of it"]
+    table = markdown(
+        header,
+        [
+            [
+                library,
+                str(len(group)),
+                *(str(sum(row.get(check) is True for row in group)) for check in CHECKS),
+                str(sum(map(passed, group))),
+            ]
+            for library, group in {**libraries, "together": rows}.items()
+        ],
+    )
+    failed = [f"- {row['name']}: {row.get('reason', '')}" for row in rows if not passed(row)]
+    why = "\n".join(["The others:", "", *failed]) if failed else "None failed."
+    return f"{table}\n\n{why}\n\nOne by one: [architectures](architectures.md)."
+
+
+def architectures_list() -> str:
+    """Every architecture."""
+    found = read("architectures")
+    header = ["architecture", "units", "legal cuts", "equal", "Greedy", "BackLink", "AugLocal"]
+    table = markdown(
+        [*header, "note"],
+        [
+            [
+                row["name"],
+                str(row.get("units", "")),
+                str(row.get("legal_cuts", "")),
+                *("yes" if row.get(check) is True else "no" for check in CHECKS[1:]),
+                row.get("reason") or (row["how"] if row["how"] != "traced" else ""),
+            ]
+            for row in found["rows"]
+        ],
+    )
+    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    return f"{table}\n\n{versions}; {found['date'][:10]}."
+
+
+def footprint_table() -> str:
+    """Memory and FLOPs of networks of full size."""
+    found = read("footprint")
+    header = ["network, batch", "rule", "losses", "activations, GiB", "÷ BP", "in all, GiB"]
+    table = markdown(
+        [*header, "FLOPs ÷ BP"],
+        [
+            [
+                f"{row['network']}, {row['batch']}",
+                row["rule"],
+                str(row["losses"]),
+                f"{row['activations_bytes'] / 2**30:.2f}",
+                f"{row['memory_ratio']:.2f}",
+                f"{row['total_bytes'] / 2**30:.2f}",
+                f"{row['flops_ratio']:.2f}",
+            ]
+            for row in found["rows"]
+        ],
+    )
+    return f'{table}\n\nfp32; "in all" adds parameters and gradients; {found["date"][:10]}.'
+
+
+def families_table() -> str:
+    """VGG, ResNet-18 and a ViT on two data sets."""
+    nets = ("vgg11-k8", "resnet18-k9", "vit-k7")
+    results = [read(f"{data}-{net}") for data in ("cifar10", "fashion-mnist") for net in nets]
+    header = ["data", "network", "rule", "losses", "test accuracy %", "activations ÷ BP"]
+    table = markdown(
+        [*header, "FLOPs ÷ BP"],
+        [
+            [
+                result["data"],
+                result["network"],
+                row["rule"],
+                str(row["losses"]),
+                percent(row["test_accuracy"]),
+                f"{row['memory_ratio']:.2f}",
+                f"{row['flops_ratio']:.2f}",
+            ]
+            for result in results
+            for row in result["rows"]
+        ],
+    )
+    one = results[0]
+    seeds = sorted({row["n"] for result in results for row in result["rows"]})
+    return (
+        f"{table}\n\nFirst {one['train_images']:,} training images, {one['epochs']} epochs, batch "
+        f"{one['batch_size']}, tested on {one['test_images']:,} images; n = "
+        f"{' to '.join(map(str, seeds))}; {one['hardware']}; {one['date'][:10]}."
+    )
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "summary": summary_table,
     "cifar10-resnet20-k4": lambda: accuracy_table("cifar10-resnet20-k4"),
@@ -198,6 +306,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "digits": lambda: accuracy_table("digits-resnet32-k16"),
     "gpt-text": lambda: text_table("gpt-text"),
     "gpt-text-2-epochs": lambda: text_table("gpt-text-2-epochs"),
+    "architectures": architectures_table,
+    "architectures-list": architectures_list,
+    "footprint": footprint_table,
+    "families": families_table,
     "data": pipeline_table,
     "step-resnet32": lambda: step_table("resnet32"),
     "step-resnet110": lambda: step_table("resnet110"),

@@ -189,7 +189,7 @@ def entries() -> list[Entry]:
         body = _transformer(config, model, options)
         found.append((name, f"transformers:{model}", partial(_classifier, body), TOKENS))
     for name, (config, model, options) in LANGUAGE.items():
-        maker = _transformer(config, model, {**options, "tie_word_embeddings": False})
+        maker = _transformer(config, model, options)
         found.append((name, f"transformers:{model}", maker, TOKENS))
     return found
 

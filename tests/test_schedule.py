@@ -23,11 +23,11 @@ from localgrad.experiment.schedule import build_optimizer, learning_rate
         ({"name": "step"}, 7.5, 0.008),
         ({"name": "step", "milestones": [0.2], "gamma": 0.5}, 2, 0.4),
         # warm-up: done * schedule + (1 - done) * warmup_lr, where done = epoch / warmup_epochs
-        ({"name": "constant", "warmup_epochs": 4}, 0, 0.01),
-        ({"name": "constant", "warmup_epochs": 4}, 1, 0.25 * 0.8 + 0.75 * 0.01),
+        ({"name": "constant", "warmup_epochs": 4}, 0, 0.08),
+        ({"name": "constant", "warmup_epochs": 4}, 1, 0.25 * 0.8 + 0.75 * 0.08),
         ({"name": "constant", "warmup_epochs": 4}, 4, 0.8),
         ({"name": "constant", "warmup_epochs": 0.5, "warmup_lr": 0.2}, 0.25, 0.5),
-        ({"warmup_epochs": 5}, 2.5, 0.5 * 0.4 * (1 + math.sqrt(0.5)) + 0.5 * 0.01),
+        ({"warmup_epochs": 5}, 2.5, 0.5 * 0.4 * (1 + math.sqrt(0.5)) + 0.5 * 0.08),
     ],
 )
 def test_points(options, epoch, expected):

@@ -117,7 +117,9 @@ class ScheduleConfig(_Section):
         "cosine", description="cosine, step or constant"
     )
     warmup_epochs: Rate = Field(0, description="linear warm-up, in epochs")
-    warmup_lr: Rate = Field(0.01, description="learning rate at the start of the warm-up")
+    warmup_lr: Rate | None = Field(
+        None, description="learning rate at the start of the warm-up; default: a tenth of lr"
+    )
     milestones: list[Share] = Field(
         [0.5, 0.75], description="step decay: parts of the run after which lr falls"
     )

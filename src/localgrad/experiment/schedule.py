@@ -14,7 +14,7 @@ def learning_rate(config: ScheduleConfig, peak: float, epoch: float, epochs: int
     """Return the learning rate after ``epoch`` epochs (a fraction within an epoch counts).
 
     The warm-up mixes ``warmup_lr`` with the schedule's own value linearly, as in InfoPro's and
-    AugLocal's code (there once an epoch, here at every step).
+    AugLocal's code (there once an epoch, here at every step); their 0.01 is for a peak of 0.8.
 
     >>> learning_rate(ScheduleConfig(), 0.8, 80, 160)
     0.4
@@ -28,7 +28,8 @@ def learning_rate(config: ScheduleConfig, peak: float, epoch: float, epochs: int
         value = peak
     if epoch < config.warmup_epochs:
         done = epoch / config.warmup_epochs
-        value = value * done + config.warmup_lr * (1 - done)
+        start = peak / 10 if config.warmup_lr is None else config.warmup_lr
+        value = value * done + start * (1 - done)
     return round(value, 12)
 
 
