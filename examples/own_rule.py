@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import localgrad
-from localgrad import Block, Chain, Decoupling, Part
-from localgrad.site import Site
+from localgrad import Block, Chain, Decoupling, Part, Site
 
 # ---- the rule: from here ...
 

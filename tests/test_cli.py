@@ -86,11 +86,29 @@ def test_audit(capsys, tmp_path):
     options = words({**SMALL, "method.name": "backlink", "blocks": 3})
     assert main(["audit", *options, "--json", str(path), "--plot", str(plot)]) == 0
     out = capsys.readouterr().out
+    assert "10 units and a tail" in out
     assert "backlink: 10 units, 3 losses" in out
     assert "measured reach of BackLink L=1" in out
     assert "violations: 0" in out
     assert len(read(path)["measured"]) == 3
     assert "<svg" in plot.read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "labels"),
+    [
+        ({"granularity": "stage"}, ["stem", "stage1", "stage2", "stage3"]),
+        ({"units": "[stage1, stage3]"}, ["stage1", "stage3"]),
+    ],
+)
+def test_audit_of_other_units(capsys, options, labels):
+    given = {**SMALL, "method.name": "greedy", **options}
+    given.pop("blocks", None)
+    assert main(["audit", *words(given)]) == 0
+    out = capsys.readouterr().out
+    assert f"greedy: {len(labels)} units, {len(labels)} losses" in out
+    table = out.splitlines()[2 : 2 + len(labels)]
+    assert [line.split()[1] for line in table] == labels
 
 
 def test_audit_exits_with_1_where_the_declaration_is_wrong(capsys, monkeypatch):

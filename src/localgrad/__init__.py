@@ -12,6 +12,7 @@ from localgrad.flops import measure_flops
 from localgrad.learner import LocalLearner, StepOutput, decouple
 from localgrad.memory import Memory, measure_memory
 from localgrad.reach import Reach
+from localgrad.site import Site
 
 __version__ = "0.1.0"
 
@@ -25,6 +26,7 @@ __all__ = [
     "Memory",
     "Part",
     "Reach",
+    "Site",
     "StepOutput",
     "Unit",
     "__version__",

@@ -1,4 +1,4 @@
-"""``localgrad audit``: which units each loss trains, measured."""
+"""``localgrad audit``: the units of a network, and which of them each loss trains, measured."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from localgrad.experiment.folder import cannot_write
 
 
 def run(config: Config, flags: dict[str, Any], command: str) -> int:
-    """Print the decoupling and its measured reach; 1 where that is not the declared one."""
+    """Print units, decoupling and its measured reach; 1 where that is not the declared one."""
     check_writable(flags.get("json"))
     check_writable(flags.get("plot"))
     experiment = build(config)
@@ -21,6 +21,7 @@ def run(config: Config, flags: dict[str, Any], command: str) -> int:
     x, y = first_batch(experiment)
     x, y = x[:4], y[:4]
     reach = audit(lambda: learner.step(x, y), learner)
+    print(f"{learner.chain}\n")
     print(learner.decoupling)
     print(f"\nmeasured reach of {experiment.label} (# trained, . not, ! against the declaration)")
     print(reach)

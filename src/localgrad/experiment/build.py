@@ -80,7 +80,17 @@ def build(config: Config, data: Dataset | TextDataset | None = None) -> Experime
     example = test.first()[0][:2]
     method = build_method(config.method, data)
     loss = losses.each_token if isinstance(data, TextDataset) else F.cross_entropy
-    learner = decouple(model, method, config.blocks, config.cuts, example, loss, ties=config.ties)
+    learner = decouple(
+        model,
+        method,
+        config.blocks,
+        config.cuts,
+        example,
+        loss,
+        config.granularity,
+        config.units,
+        ties=config.ties,
+    )
     _check_outputs(config, learner, example, data)
     _check_last_batch(config, learner, len(data.train))
     return Experiment(config, method, learner, data, train, test, device, loss)

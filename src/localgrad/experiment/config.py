@@ -138,6 +138,12 @@ class Config(_Section):
     cuts: list[str | int] | None = Field(
         None, description="last unit of each block but the final one: labels or numbers"
     )
+    granularity: Literal["stage", "unit", "layer"] = Field(
+        "unit", description="how finely the network is cut into units"
+    )
+    units: list[str] | None = Field(
+        None, description="submodules that units end with, in place of a granularity"
+    )
     ties: Literal["first", "last", "untie"] | None = Field(
         None, description="who trains a tied weight: the first or last block, or each its copy"
     )
