@@ -25,7 +25,7 @@ quickstart: $(READY)  ## seven rules on the UCI digits: a table and runs/quickst
 	$(BIN)/localgrad compare --config recipes/quickstart.yaml --resume
 
 test: lint  ## types, style, tests, doctests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .
