@@ -8,9 +8,11 @@ Exits 1 where a float64 gradient differs by more than 1e-9 of its norm, or two e
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +43,22 @@ RULES: list[M.Method] = [
 ]
 
 
-def gradients(rule: M.Method, device: str, dtype: torch.dtype, bf16: bool = False) -> list[Tensor]:
+ON_MAPS = (M.InfoPro,)  # rules with a head for feature maps alone
+NETWORKS = {"resnet20": 10, "vit_cifar": 7}  # a network that names its units, and a traced one
+
+
+def gradients(
+    network: str, rule: M.Method, device: str, dtype: torch.dtype, bf16: bool = False
+) -> list[Tensor]:
     torch.manual_seed(0)
-    model = networks.resnet20().to(dtype)
+    model = networks.get(network).to(dtype)
     x, y = torch.rand(32, 3, 32, 32, dtype=dtype), torch.randint(10, (32,))
-    learner = localgrad.decouple(model, rule, blocks=10, example_input=x)
-    learner = learner.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    x, y = x.to(device).to(memory_format=torch.channels_last), y.to(device)
+    learner = localgrad.decouple(model, rule, blocks=NETWORKS[network], example_input=x)
+    learner = learner.to(device)
+    if network == "resnet20":
+        learner = learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        x = x.to(memory_format=torch.channels_last)
+    x, y = x.to(device), y.to(device)
     with torch.autocast(device, torch.bfloat16, enabled=bf16):
         learner.step(x, y)
     return [p.grad.cpu() for p in learner.parameters() if p.grad is not None]
@@ -70,23 +81,25 @@ def main() -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.use_deterministic_algorithms(True, warn_only=True)
     rows: list[dict[str, Any]] = []
-    for rule in RULES:
-        exact = gradients(rule, "cpu", torch.float64)
-        single = gradients(rule, options.device, torch.float32)
-        again = gradients(rule, options.device, torch.float32)
-        rows.append(
-            {
-                "rule": M.label(rule),
-                "float64": difference(gradients(rule, options.device, torch.float64), exact),
-                "float32": difference(single, gradients(rule, "cpu", torch.float32)),
-                "bf16": difference(gradients(rule, options.device, torch.float32, True), single),
-                "same_bits": all(torch.equal(a, b) for a, b in zip(single, again, strict=True)),
-            }
-        )
-        row = rows[-1]
+    for network, rule in itertools.product(NETWORKS, RULES):
+        if network != "resnet20" and isinstance(rule, ON_MAPS):
+            continue
+        run = partial(gradients, network, rule)
+        single = run(options.device, torch.float32)
+        again = run(options.device, torch.float32)
+        row = {
+            "network": network,
+            "rule": M.label(rule),
+            "float64": difference(run(options.device, torch.float64), run("cpu", torch.float64)),
+            "float32": difference(single, run("cpu", torch.float32)),
+            "bf16": difference(run(options.device, torch.float32, True), single),
+            "same_bits": all(torch.equal(a, b) for a, b in zip(single, again, strict=True)),
+        }
+        rows.append(row)
         print(
-            f"{row['rule']:34} float64 {row['float64']:.1e}  float32 {row['float32']:.1e}  "
-            f"bf16 {row['bf16']:.1e}  same bits {row['same_bits']}"
+            f"{network:10} {row['rule']:34} float64 {row['float64']:.1e}  "
+            f"float32 {row['float32']:.1e}  bf16 {row['bf16']:.1e}  same bits {row['same_bits']}",
+            flush=True,
         )
     if options.json:
         about = environment.describe(torch.device(options.device))
