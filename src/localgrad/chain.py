@@ -162,8 +162,10 @@ class Chain:
         if blocks is None:
             return None
         if isinstance(blocks, bool) or not isinstance(blocks, int) or not 1 <= blocks <= count:
+            few = f" ({', '.join(self.names)})" if count < 4 else ""
             raise LocalgradError(
                 f"blocks={blocks!r}: must be a whole number from 1 to {count}, the number of units"
+                f"{few}"
             )
         if blocks in self.published_cuts:
             return (*self._ends(self.published_cuts[blocks]), count)

@@ -131,7 +131,7 @@ class Tracer:
         if self.strict or not isinstance(value, bool):
             raise self.untraceable(
                 "its path depends on the content of a tensor; put that code into a module of its "
-                "own, which is then called as it is"
+                "own, which is then called as it is, or give units=[names of submodules in a row]"
             )
         self.questions += 1
         return not value if self.questions == self.flip else value
