@@ -283,3 +283,46 @@ def test_bad_options() -> None:
     with pytest.raises(LocalgradError, match="no cut after"):
         Chain.of(torchvision("densenet121"), torch.zeros(2, 3, 32, 32),
                  units=["features.denseblock1.denselayer1"])  # fmt: skip
+
+
+class TokensFirst(nn.Module):
+    """(tokens, batch, channels), as in sequence models of old."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.transpose(0, 1)
+        x = self.second(torch.relu(self.first(x)))
+        return self.last(x).mean(0)
+
+
+class Flattened(nn.Module):
+    """The second layer sees all tokens of all rows in one dimension."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.third, self.last = nn.Linear(8, 8), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, tokens, channels = x.shape
+        x = self.first(x).reshape(-1, channels)
+        x = torch.relu(self.second(x))
+        x = self.third(x).reshape(batch, tokens, channels)
+        return self.last(x.mean(1))
+
+
+def test_no_cut_where_the_batch_is_not_first() -> None:
+    x = torch.randn(4, 6, 8)
+    with pytest.raises(LocalgradError, match="has no batch as its first dimension"):
+        Chain.of(TokensFirst(), x)
+    with pytest.raises(LocalgradError, match="after 'second': the one tensor"):
+        Chain.of(Flattened(), x, units=["first", "second"])
+    chain = Chain.of(Flattened(), x)
+    assert chain.names == ("first", "second")
+    assert [tuple(shape) for shape in chain.shapes(x)[0]] == [(6, 8), (6, 8)]
+    for training in (True, False):
+        chain.model.train(training)
+        assert torch.equal(chain(x), chain.model(x))

@@ -7,6 +7,8 @@ alone is asked for, the size is enough.
 
 from __future__ import annotations
 
+import torch
+
 from localgrad.tracing.graph import Node, Trace
 
 
@@ -24,6 +26,8 @@ class Borders:
                 node.live = any(source.live for source in node.inputs())
         self.last = _last_uses(trace)
         self.tensor: dict[int, Node] = {}  # position -> what crosses it, where that is one tensor
+        self.turned: set[int] = set()  # positions where that has another first dimension
+        rows = (trace.nodes[0].shape or torch.Size([0]))[0]
         alive: list[Node] = []
         for node in trace.nodes[: trace.output.index]:
             alive = [n for n in alive if self.last[n.index] > node.index]
@@ -32,7 +36,10 @@ class Borders:
             if not alive:  # token numbers, before they meet a weight
                 self.tensor[node.index] = trace.nodes[0]
             elif len(alive) == 1 and alive[0].shape:
-                self.tensor[node.index] = alive[0]
+                if alive[0].shape[0] == rows:
+                    self.tensor[node.index] = alive[0]
+                else:
+                    self.turned.add(node.index)
         self.tensor[len(trace.nodes) - 1] = trace.output
 
     def cuts(self) -> list[int]:
@@ -57,6 +64,8 @@ class Borders:
 
     def why_not(self, position: int | None = None) -> str:
         """Say which tensors are alive together at a position, or where the fewest are."""
+        if position in self.turned or (position is None and self.turned and not self.cuts()):
+            return "the one tensor that is alive has no batch as its first dimension"
         calls = {call.last: call.path for call in self.trace.calls}
         places = range(1, self.trace.output.index) if position is None else [position]
         best: list[Node] = []
