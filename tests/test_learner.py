@@ -686,3 +686,10 @@ def test_replaced_parameters_are_noticed() -> None:
     learner.load_state_dict(state, assign=True)
     with pytest.raises(LocalgradError, match="was replaced after decouple"):
         learner.step(x, y)
+
+
+@pytest.mark.parametrize("given", [{"granularity": "layer"}, {"units": ["0", "2"]}], ids=str)
+def test_a_chain_keeps_its_units(given: dict[str, Any]) -> None:
+    chain = localgrad.Chain.of(_linear_chain())
+    with pytest.raises(LocalgradError, match=r"a chain has its units: .* Chain\.of"):
+        localgrad.decouple(chain, "greedy", example_input=torch.randn(2, 4), **given)

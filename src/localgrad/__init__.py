@@ -4,12 +4,13 @@ from importlib import import_module
 from typing import Any
 
 from localgrad import losses, methods
+from localgrad.assembly import decouple
 from localgrad.audit import audit
 from localgrad.chain import Chain, Unit
 from localgrad.decoupling import Block, Decoupling, Link, Part
 from localgrad.errors import LocalgradError
 from localgrad.flops import measure_flops
-from localgrad.learner import LocalLearner, StepOutput, decouple
+from localgrad.learner import LocalLearner, StepOutput
 from localgrad.memory import Memory, measure_memory
 from localgrad.reach import Reach
 from localgrad.site import Site

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from localgrad.assembly import decouple
 from localgrad.errors import LocalgradError
-from localgrad.learner import decouple
 
 try:
     from lightning.pytorch import LightningModule

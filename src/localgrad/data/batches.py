@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from localgrad.data.augment import Draws, Normalise, crop_and_flip
+from localgrad.data.device import on_device
 from localgrad.data.order import Order
 from localgrad.data.specs import Padding
 from localgrad.data.validate import check_normalisation, check_pad
-from localgrad.errors import LocalgradError
 
 if TYPE_CHECKING:
     from localgrad.data.image_set import ImageSet
@@ -73,7 +73,9 @@ class Batches:
         self.order = Order(len(image_set), batch_size, pad, flip, shuffle, seed, drop_last)
         check_pad(pad, height, width)
         check_normalisation(mean, std, channels)
-        moved = _moved(image_set, device)
+        moved = image_set
+        if device is not None:
+            moved = on_device("the images", device, lambda: image_set.to(device))
         self._images, self._labels = moved.images.contiguous(), moved.labels
         self._normalise = Normalise(tuple(mean), tuple(std), width, self.device)
         self.padding: Padding = padding
@@ -142,16 +144,3 @@ class Batches:
     def _as_input(self, pixels: Tensor) -> Tensor:
         x = self._normalise(pixels)
         return x if self.channels_last else x.contiguous()
-
-
-def _moved(image_set: ImageSet, device: torch.device | str | None) -> ImageSet:
-    if device is None:
-        return image_set
-    try:
-        return image_set.to(device)
-    # What PyTorch raises depends on the device and on how it was built.
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).partition("\n")[0]
-        raise LocalgradError(
-            f"the images cannot be put on device {str(device)!r}: {reason}"
-        ) from error

@@ -29,6 +29,7 @@ class Order:
         shuffle: draw a new order every epoch.
         seed: a whole number.
         drop_last: leave out a last batch of fewer images.
+        of: what they are called, in errors.
 
     Raises:
         LocalgradError: for a batch size below 1, a negative pad, or no batch at all.
@@ -41,6 +42,7 @@ class Order:
     shuffle: bool = False
     seed: int = 0
     drop_last: bool = False
+    of: str = "images"
 
     def __post_init__(self) -> None:
         check_whole("batch_size", self.batch_size, 1)
@@ -48,7 +50,7 @@ class Order:
         check_whole("seed", self.seed)
         if self.drop_last and self.batch_size > self.count:
             raise LocalgradError(
-                f"drop_last leaves no batch: {self.count} images are fewer than batch_size "
+                f"drop_last leaves no batch: {self.count} {self.of} are fewer than batch_size "
                 f"{self.batch_size}; use a smaller batch or keep the last one"
             )
 

@@ -9,9 +9,8 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from localgrad.data.order import seed_of
-from localgrad.data.validate import check_whole
-from localgrad.errors import LocalgradError
+from localgrad.data.device import on_device
+from localgrad.data.order import Order, seed_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,23 +92,13 @@ class TokenBatches:
         drop_last: bool = False,
         device: torch.device | str | None = None,
     ) -> None:
-        check_whole("batch_size", batch_size, 1)
-        check_whole("seed", seed)
-        if drop_last and batch_size > len(windows):
-            raise LocalgradError(
-                f"drop_last leaves no batch: {len(windows)} windows are fewer than batch_size "
-                f"{batch_size}; use a smaller batch or keep the last one"
-            )
-        try:
-            self._windows = replace(windows, tokens=windows.tokens.to(device))
-        # What PyTorch raises depends on the device and on how it was built.
-        except (RuntimeError, AssertionError, NotImplementedError) as error:
-            reason = str(error).partition("\n")[0]
-            raise LocalgradError(
-                f"the text cannot be put on device {str(device)!r}: {reason}"
-            ) from error
-        self.batch_size, self.shuffle, self.shift = batch_size, shuffle, shift
-        self.seed, self.drop_last = seed, drop_last
+        self.order = Order(
+            len(windows), batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last, of="windows"
+        )
+        if device is not None:
+            tokens = on_device("the text", device, lambda: windows.tokens.to(device))
+            windows = replace(windows, tokens=tokens)
+        self._windows, self.shift = windows, shift
 
     @property
     def device(self) -> torch.device:
@@ -118,8 +107,7 @@ class TokenBatches:
 
     def __len__(self) -> int:
         """Batches in an epoch."""
-        full, rest = divmod(len(self._windows), self.batch_size)
-        return full + (rest > 0 and not self.drop_last)
+        return len(self.order)
 
     def epoch(self, number: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of epoch ``number``, counted from 0, from batch ``start`` on.
@@ -130,8 +118,7 @@ class TokenBatches:
         Raises:
             LocalgradError: for a number that is negative or not whole.
         """
-        check_whole("epoch", number, 0)
-        check_whole("start", start, 0)
+        self.order.check(number, start)
         return self._epoch(number, start)
 
     def first(self) -> tuple[Tensor, Tensor]:
@@ -139,16 +126,13 @@ class TokenBatches:
         return next(self.epoch(0))
 
     def _epoch(self, number: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        count = len(self._windows)
-        generator = torch.Generator().manual_seed(seed_of(self.seed, number))
-        order = torch.randperm(count, generator=generator) if self.shuffle else torch.arange(count)
+        rows = self.order.epoch(number)[0].to(self.device)
         shift = 0
         if self.shift:
+            generator = torch.Generator().manual_seed(seed_of(self.order.seed, number, 1))
             shift = int(torch.randint(self._windows.context, (), generator=generator))
-        order = order.to(self.device)
         for batch in range(start, len(self)):
-            part = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-            yield self._windows.rows(part, shift)
+            yield self._windows.rows(rows[self.order.part(batch)], shift)
 
     def evaluation(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Every window once, in the text's order, whatever the options say.
@@ -156,5 +140,7 @@ class TokenBatches:
         Yields:
             As :meth:`epoch`; the last batch may have fewer windows.
         """
-        for part in torch.arange(len(self._windows), device=self.device).split(self.batch_size):
+        for part in torch.arange(len(self._windows), device=self.device).split(
+            self.order.batch_size
+        ):
             yield self._windows.rows(part)
