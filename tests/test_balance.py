@@ -59,23 +59,20 @@ class Residual(nn.Module):
 def uneven() -> nn.Module:
     """Units of quite different sizes."""
     units = [
-        Residual(3, 4, 8), Residual(8, 32, 8), Residual(8, 8, 8), Residual(8, 8, 16, 2),
-        Residual(16, 40, 16), Residual(16, 8, 16), Residual(16, 16, 16, 2), Residual(16, 90, 8),
+        Residual(3, 4, 8), Residual(8, 32, 8), Residual(8, 8, 16, 2), Residual(16, 40, 16),
+        Residual(16, 16, 16, 2), Residual(16, 90, 8),
     ]  # fmt: skip
     return nn.Sequential(*units, nn.Flatten(), nn.Linear(8 * 16, 5))
 
 
 RULES = [
-    M.Greedy(), M.BackLink(), M.BackLink(length=2, head="pool_linear"), M.AugLocal(1),
-    M.BackLink(keep_error=False), M.BWBPF(),
+    (M.Greedy(), 2), (M.Greedy(), 3), (M.BackLink(), 3), (M.AugLocal(1), 3),
+    (M.BackLink(length=2, head="pool_linear", keep_error=False), 2), (M.BWBPF(), 2),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("rule", RULES, ids=str)
-@pytest.mark.parametrize("blocks", [2, 4])
+@pytest.mark.parametrize(("rule", "blocks"), RULES, ids=str)
 def test_memory_is_the_least_that_so_many_blocks_allow(rule: M.Method, blocks: int) -> None:
-    if isinstance(rule, M.AugLocal):
-        blocks += 1
     torch.manual_seed(0)
     x = torch.rand(16, 3, 16, 16)
     chain = localgrad.Chain.of(uneven())
@@ -89,8 +86,7 @@ def test_memory_is_the_least_that_so_many_blocks_allow(rule: M.Method, blocks: i
 
     best = min(peak(cuts=list(c)) for c in itertools.combinations(range(count - 1), blocks - 1))
     found = peak(blocks=blocks, balance="memory")
-    # the parts are looked at one by one; where they meet, some bytes are counted that are not there
-    assert best <= found <= 1.01 * best
+    assert best <= found <= best + 1024  # scalars and statistics of norms
     assert found <= peak(blocks=blocks)
 
 
@@ -109,14 +105,14 @@ def test_a_deep_network_is_cut_better_than_evenly() -> None:
 def test_time_is_shared_by_units_that_take_it() -> None:
     """One unit does far more work than all the others: it ends up alone."""
     layers = [nn.Sequential(nn.Linear(32, 32), nn.ReLU()) for _ in range(6)]
-    heavy = nn.Sequential(nn.Linear(32, 3000), nn.Linear(3000, 3000), nn.Linear(3000, 32))
+    heavy = nn.Sequential(nn.Linear(32, 2000), nn.Linear(2000, 2000), nn.Linear(2000, 32))
     model = nn.Sequential(*layers[:2], heavy, *layers[2:], nn.Linear(32, 4))
     before = {key: value.clone() for key, value in model.state_dict().items()}
     x = torch.rand(64, 32)
     learner = localgrad.decouple(
         localgrad.Chain.of(model), "greedy", 3, example_input=x, balance="time"
     )
-    assert [(b.start, b.stop) for b in learner.decoupling.blocks][1] == (2, 3)
+    assert [(b.start, b.stop) for b in learner.decoupling.blocks][1] == (3, 4)
     for key, value in model.state_dict().items():
         assert torch.equal(value, before[key])
     assert all(p.grad is None for p in model.parameters())
@@ -140,8 +136,8 @@ def test_a_language_model() -> None:
         ({"balance": "flops", "blocks": 2}, "balance='flops' must be 'memory' or 'time'"),
         ({"balance": "memory"}, "give that, and no cuts="),
         ({"balance": "memory", "blocks": 2, "cuts": [1]}, "give that, and no cuts="),
-        ({"balance": "memory", "blocks": 99}, "from 1 to 8, the number of units"),
-        ({"balance": "memory", "blocks": 0}, "from 1 to 8, the number of units"),
+        ({"balance": "memory", "blocks": 99}, "from 1 to 6, the number of units"),
+        ({"balance": "memory", "blocks": 0}, "from 1 to 6, the number of units"),
     ],
 )
 def test_bad_input(how: dict[str, object], message: str) -> None:
