@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-import foreign
 import localgrad
 from localgrad import LocalgradError, measure_memory
 from localgrad import methods as M
@@ -27,6 +26,7 @@ from zoo import batch, build
 Make = Callable[[Any], torch.optim.Optimizer]
 OPTIMIZERS: dict[str, Make] = {
     "sgd": lambda p: torch.optim.SGD(p, 0.1),
+    "momentum": lambda p: torch.optim.SGD(p, 0.1, momentum=0.9),
     "nesterov": lambda p: torch.optim.SGD(
         p, 0.1, momentum=0.9, nesterov=True, weight_decay=1e-3, foreach=True
     ),
@@ -94,7 +94,7 @@ def both_ways(
     assert_same(*found)
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS.keys() - {"momentum"}))
 @pytest.mark.parametrize("rule", RULES, ids=str)
 def test_the_bits_of_one_update_at_the_end(rule: M.Method, optimizer: str) -> None:
     x, y = batch("residual")
@@ -291,29 +291,81 @@ def test_the_audit_sees_the_same_reach() -> None:
 # --- memory
 
 
-def totals(
-    rule: M.Method, blocks: int | None, make: Make, model: nn.Module | None = None
-) -> tuple[localgrad.Memory, localgrad.Memory]:
-    """Memory of a step in the steady state, updated at the end and by blocks."""
-    found = []
+def in_steady_state(
+    learner: localgrad.LocalLearner, make: Make, x: Tensor, y: Tensor, by_block: bool
+) -> localgrad.Memory:
+    optimizer = make(learner.parameters())
+
+    def whole() -> None:
+        if by_block:
+            learner.step(x, y, update=optimizer)
+        else:
+            learner.step(x, y)
+            optimizer.step()
+            optimizer.zero_grad()
+
+    whole()  # the optimizer's state is there from now on
+    return measure_memory(whole, learner, optimizer)
+
+
+WEIGHT = 256 * 256 * 4  # bytes
+
+
+@pytest.mark.parametrize(
+    ("rule", "alive"),
+    [
+        (M.Greedy(), 1),
+        (M.BackLink(head="pool_linear"), 1),  # the head's goes before the one that waited comes
+        (M.BackLink(head="pool_linear", keep_error=False), 1),
+        (M.BackLink(length=9, combine="replace", head="pool_linear"), 1),
+        (M.DeepSupervision(), 6),  # every loss trains the first block: nothing can go early
+        (M.Backprop(), 6),
+    ],
+    ids=str,
+)
+def test_gradients_of_one_block_are_alive(rule: M.Method, alive: int) -> None:
+    """Six equal weights and a batch of one: what is neither weight nor state is gradients."""
+    sums = []
     for by_block in (False, True):
         torch.manual_seed(0)
-        net = resnet20() if model is None else copy.deepcopy(model)
+        layers = [nn.Linear(256, 256, bias=False) for _ in range(6)]
+        model = nn.Sequential(*layers, nn.Linear(256, 4))
+        x, y = torch.randn(1, 256), torch.zeros(1, dtype=torch.long)
+        learner = localgrad.decouple(model, rule, example_input=x)
+        memory = in_steady_state(learner, OPTIMIZERS["momentum"], x, y, by_block)
+        assert memory.gradients == 0
+        assert memory.optimizer == memory.parameters
+        sums.append((memory.total - memory.parameters - memory.optimizer) // WEIGHT)
+    assert sums == [6, alive]
+
+
+@pytest.mark.parametrize(
+    ("rule", "optimizer", "at_the_end", "by_block"),
+    [
+        (M.Greedy(), "momentum", 3_403_756, 3_122_140),
+        (M.Greedy(), "adamw fused", 4_505_864, 4_224_248),
+        (M.Greedy(), "adamw foreach", 5_509_212, 4_224_248),
+        (M.BackLink(), "momentum", 6_055_144, 5_803_736),
+        (M.AugLocal(1), "momentum", 8_688_240, 7_304_332),
+        (M.DGL(), "momentum", 8_744_428, 6_747_632),
+    ],
+    ids=str,
+)
+def test_the_peak_of_resnet20_falls(
+    rule: M.Method, optimizer: str, at_the_end: int, by_block: int
+) -> None:
+    makes: dict[str, Make] = {
+        **OPTIMIZERS,
+        "adamw foreach": lambda p: torch.optim.AdamW(p, 0.01, foreach=True),
+    }
+    found = []
+    for blockwise in (False, True):
+        torch.manual_seed(0)
         x, y = torch.randn(2, 3, 32, 32), torch.randint(10, (2,))
-        learner = localgrad.decouple(net, rule, blocks=blocks, example_input=x)
-        optimizer = make(learner.parameters())
-
-        def whole(
-            learner: Any = learner, optimizer: Any = optimizer, by_block: bool = by_block,
-            x: Tensor = x, y: Tensor = y,
-        ) -> None:  # fmt: skip
-            if by_block:
-                learner.step(x, y, update=optimizer)
-            else:
-                learner.step(x, y)
-                optimizer.step()
-                optimizer.zero_grad()
-
-        whole()
-        found.append(measure_memory(whole, learner, optimizer))
-    return found[0], found[1]
+        learner = localgrad.decouple(resnet20(), rule, blocks=10, example_input=x)
+        found.append(in_steady_state(learner, makes[optimizer], x, y, blockwise))
+    assert [memory.total for memory in found] == [at_the_end, by_block]
+    # with updates at the end, all gradients are alive beside the last blocks' activations; by
+    # block, nothing but weights and state is beside what one block takes
+    alone = found[1].total - found[1].parameters - found[1].optimizer
+    assert alone == found[1].activations

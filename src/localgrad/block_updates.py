@@ -118,7 +118,7 @@ def check(update: Any, scaler: Any, learner: nn.Module) -> None:
     """
     if scaler is not None and not callable(getattr(scaler, "scale", None)):
         raise LocalgradError(
-            f"scaler is a {type(scaler).__name__}: expected a torch.amp.GradScaler, with scale(loss)"
+            f"scaler is a {type(scaler).__name__}: expected a torch.amp.GradScaler"
         )
     if update is None:
         return
