@@ -35,6 +35,7 @@ def decouple(
     granularity: str = "unit",
     units: Sequence[str] | None = None,
     ties: str | None = None,
+    checkpoint: str | None = None,
 ) -> LocalLearner:
     """Cut a model into blocks that learn by local gradients.
 
@@ -51,6 +52,8 @@ def decouple(
         granularity, units: what the units of a model are, see :meth:`Chain.of`.
         ties: which block trains a parameter that several blocks use: ``"first"``, ``"last"`` or
             ``"untie"`` (:mod:`localgrad.ties`). None refuses one, or leaves it to the decoupling.
+        checkpoint: recompute activations during backward, in every block: ``"unit"`` or
+            ``"sqrt"`` (see :class:`Block`). None leaves it to the method or decoupling.
 
     Returns:
         A learner; its ``step(x, y)`` takes the place of forward, loss and backward.
@@ -69,6 +72,8 @@ def decouple(
     >>> out.logits.shape, len(out.losses)
     (torch.Size([16, 3]), 2)
     """
+    if checkpoint not in (None, "unit", "sqrt"):
+        raise LocalgradError(f"checkpoint={checkpoint!r}: must be None, 'unit' or 'sqrt'")
     chain = _chain_of(model, example_input, granularity, units)
     if isinstance(method, Decoupling):
         decoupling = method
@@ -91,6 +96,9 @@ def decouple(
             raise LocalgradError(f"method {rule.name!r} returned {decoupling!r}, not a Decoupling")
     if ties is not None:
         decoupling = replace(decoupling, ties=ties)
+    if checkpoint is not None:
+        changed = [replace(block, checkpoint=checkpoint) for block in decoupling.blocks]
+        decoupling = replace(decoupling, blocks=tuple(changed))
     chain = tie_room.cleared(chain)
     untied = tie_room.untie(chain, decoupling)
     try:
@@ -159,6 +167,8 @@ def _assemble(
             image = example.shape[1:]
             site = Site(plain, block.stop - 1, shapes, classes, image, tokens)
             head = head_room.placed(head_room.build(block.head, site), chain.model)
+            if isinstance(head, head_room.Copies):
+                head.checkpoint = block.checkpoint
             heads.append(head)
         units = tuple(unit.within(first) for unit in chain.units[block.start : block.stop])
         local_loss = loss_room.build(block.loss, task, classes)
