@@ -240,7 +240,8 @@ class Group:
         if segment.error is not None:
             segment.error.add_(error, alpha=self.link.weight)
         else:
-            segment.error = error if self.link.weight == 1.0 else error * self.link.weight
+            # in place: nobody else reads it, and it is as large as the border
+            segment.error = error if self.link.weight == 1.0 else error.mul_(self.link.weight)
 
     def finish(self, walk: Walk) -> None:
         """Compute the gradients that waited for the link, from the errors at the border."""
