@@ -16,6 +16,7 @@ from localgrad import heads as head_room
 from localgrad import losses as loss_room
 from localgrad import methods as method_room
 from localgrad import ties as tie_room
+from localgrad.balance import balanced
 from localgrad.chain import Chain, Unit
 from localgrad.decoupling import Decoupling
 from localgrad.errors import LocalgradError
@@ -35,6 +36,7 @@ def decouple(
     granularity: str = "unit",
     units: Sequence[str] | None = None,
     ties: str | None = None,
+    balance: str | None = None,
     checkpoint: str | None = None,
 ) -> LocalLearner:
     """Cut a model into blocks that learn by local gradients.
@@ -52,6 +54,9 @@ def decouple(
         granularity, units: what the units of a model are, see :meth:`Chain.of`.
         ties: which block trains a parameter that several blocks use: ``"first"``, ``"last"`` or
             ``"untie"`` (:mod:`localgrad.ties`). None refuses one, or leaves it to the decoupling.
+        balance: how to cut into ``blocks``: ``"memory"`` for the smallest peak of activations,
+            ``"time"`` for the shortest longest block (:mod:`localgrad.balance`). None: published
+            cuts, else equal numbers of units.
         checkpoint: recompute activations during backward, in every block: ``"unit"`` or
             ``"sqrt"`` (see :class:`Block`). None leaves it to the method or decoupling.
 
@@ -77,7 +82,7 @@ def decouple(
     chain = _chain_of(model, example_input, granularity, units)
     if isinstance(method, Decoupling):
         decoupling = method
-        if blocks is not None or cuts is not None:
+        if blocks is not None or cuts is not None or balance is not None:
             raise LocalgradError("a finished decoupling has its cuts: give neither blocks nor cuts")
         if decoupling.units != chain.names:
             raise LocalgradError(
@@ -91,14 +96,21 @@ def decouple(
             raise LocalgradError(
                 f"{rule!r} is not a method: it needs a name and a call (chain, cuts) -> Decoupling"
             )
+        if balance is not None and (blocks is None or cuts is not None):
+            raise LocalgradError("balance= chooses the cuts of blocks=K: give that, and no cuts=")
+        if balance is not None and blocks is not None:
+
+            def made(chain: Chain, cuts: tuple[int, ...] | None) -> Decoupling:
+                return _recomputing(rule(chain, cuts), checkpoint)
+
+            ends = balanced(chain, made, blocks, balance, example_input, loss)
+            blocks, cuts = None, [end - 1 for end in ends[:-1]]
         decoupling = rule(chain, chain.cuts(blocks, cuts))
         if not isinstance(decoupling, Decoupling):
             raise LocalgradError(f"method {rule.name!r} returned {decoupling!r}, not a Decoupling")
     if ties is not None:
         decoupling = replace(decoupling, ties=ties)
-    if checkpoint is not None:
-        changed = [replace(block, checkpoint=checkpoint) for block in decoupling.blocks]
-        decoupling = replace(decoupling, blocks=tuple(changed))
+    decoupling = _recomputing(decoupling, checkpoint)
     chain = tie_room.cleared(chain)
     untied = tie_room.untie(chain, decoupling)
     try:
@@ -108,6 +120,14 @@ def decouple(
         raise
     decoupled[chain.model] = ref(learner)
     return learner
+
+
+def _recomputing(decoupling: Decoupling, checkpoint: str | None) -> Decoupling:
+    """Return the decoupling with ``checkpoint`` in every block; None leaves it as it is."""
+    if checkpoint is None:
+        return decoupling
+    blocks = [replace(block, checkpoint=checkpoint) for block in decoupling.blocks]
+    return replace(decoupling, blocks=tuple(blocks))
 
 
 def _chain_of(
