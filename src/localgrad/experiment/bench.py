@@ -11,21 +11,29 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
-from localgrad import LocalLearner, decouple, measure_flops, measure_memory, methods
+from localgrad import (
+    LocalLearner,
+    decouple,
+    measure_flops,
+    measure_memory,
+    methods,
+    predict_flops,
+    predict_memory,
+)
 from localgrad.errors import LocalgradError
 from localgrad.experiment.build import build_method
 from localgrad.experiment.config import Config
 from localgrad.experiment.made_up import MadeUp, make
 from localgrad.experiment.schedule import build_optimizer
+from localgrad.prediction import PRECISIONS
 
 Row = dict[str, Any]
 BASELINES = (methods.Backprop(), methods.Backprop("unit"), methods.Backprop("sqrt"))
-_KINDS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -80,7 +88,7 @@ class Case:
         )
         self.still = config.optimizer.model_copy(update={"lr": 0.0})
         self.autocast = torch.autocast(
-            subject.device.type, _KINDS.get(config.precision), enabled=config.precision != "fp32"
+            subject.device.type, PRECISIONS[config.precision], enabled=config.precision != "fp32"
         )
 
     def steps(self, batch: int) -> tuple[Callable[[], Any], Callable[[], None], Any]:
@@ -100,7 +108,7 @@ class Case:
         return local, whole, optimizer
 
     def counted(self, batch: int) -> Row:
-        """Return bytes and FLOPs of a step; under fake tensors nothing is computed."""
+        """Return bytes and FLOPs of a step."""
         local, whole, optimizer = self.steps(batch)
         whole()  # the optimizer's state is there from now on
         optimizer.zero_grad()
@@ -279,8 +287,14 @@ def _measured(case: Case, batch: int, baseline: Timer | None) -> Row:
 
 
 def _predicted(case: Case, batch: int) -> Row:
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        return case.counted(batch)
+    x, precision = case.subject.example(), case.config.precision
+    update = partial(build_optimizer, case.still)
+    memory = predict_memory(case.learner, x, batch=batch, optimizer=update, precision=precision)
+    return {
+        "activation_bytes": memory.activations,
+        "total_bytes": memory.total,
+        "flops": predict_flops(case.learner, x, batch=batch),
+    }
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

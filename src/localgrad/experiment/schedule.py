@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import nn
@@ -33,14 +34,15 @@ def learning_rate(config: ScheduleConfig, peak: float, epoch: float, epochs: int
     return round(value, 12)
 
 
-def build_optimizer(config: OptimizerConfig, module: nn.Module) -> torch.optim.Optimizer:
+def build_optimizer(
+    config: OptimizerConfig, module: nn.Module | Iterable[nn.Parameter]
+) -> torch.optim.Optimizer:
     """Make the optimizer over every parameter of the learner, in one group."""
+    parameters = module.parameters() if isinstance(module, nn.Module) else module
     if config.name == "adamw":
-        return torch.optim.AdamW(
-            module.parameters(), lr=config.lr, weight_decay=config.weight_decay
-        )
+        return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
     return torch.optim.SGD(
-        module.parameters(),
+        parameters,
         lr=config.lr,
         momentum=config.momentum,
         nesterov=config.nesterov and config.momentum > 0,
