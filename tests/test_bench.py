@@ -312,20 +312,20 @@ def rows(*pairs):
         {
             "rule": rule,
             "method": rule.lower(),
-            "losses": losses,
+            "blocks": blocks,
             "total_bytes": 2**20 * memory,
             "flops_ratio": 1.0,
             "time_ratio": time,
             "time_ratio_std": 0.01,
         }
-        for rule, losses, memory, time in pairs
+        for rule, blocks, memory, time in pairs
     ]
 
 
 SOME = rows(("Greedy", 4, 30, 0.9), ("Greedy", 8, 20, 1.0), ("DGL", 4, 40, 1.2))
 
 
-def test_figure_names_the_losses_where_a_rule_stands_twice(tmp_path):
+def test_figure_names_the_blocks_where_a_rule_stands_twice(tmp_path):
     path = tmp_path / "figure.svg"
     write_memory_time({"one": SOME, "two": SOME[:1]}, path)
     shown = texts(ElementTree.parse(path).getroot())
@@ -361,7 +361,7 @@ def test_figure_as_pixels(tmp_path):
         ({"one": SOME}, "x.pdf", "must end in .svg or .png"),
         ({}, "x.svg", "nothing to draw"),
         ({"one": []}, "x.svg", "one: no row has a flops ratio to BP"),
-        ({"one": [{"rule": "BP", "method": "bp", "flops_ratio": 1.0}]}, "x.svg", "losses"),
+        ({"one": [{"rule": "BP", "method": "bp", "flops_ratio": 1.0}]}, "x.svg", "blocks"),
     ],
 )
 def test_figure_refuses(panels, name, message, tmp_path):
