@@ -31,7 +31,10 @@ RULES = [M.Backprop(), M.Backprop("unit"), M.Greedy(), M.BackLink(), M.AugLocal(
 
 
 def measured(
-    learner: localgrad.LocalLearner, x: Tensor, y: Tensor, make: Callable[..., torch.optim.Optimizer]
+    learner: localgrad.LocalLearner,
+    x: Tensor,
+    y: Tensor,
+    make: Callable[..., torch.optim.Optimizer],
 ) -> localgrad.Memory:
     optimizer = make(learner.parameters())
 
