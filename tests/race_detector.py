@@ -95,7 +95,7 @@ class RaceDetector(TorchDispatchMode):
             self._reuse()
             time = self.current.tick()
             changed = {t.untyped_storage()._cdata for t in _tensors(written)}
-            for key, tensor in given.items():
+            for key in given:
                 self._use(self.used[key], time, key in changed, str(func))
         out = func(*args, **kwargs)
         for tensor in _tensors(out):
