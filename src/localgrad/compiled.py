@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -87,7 +88,7 @@ def compile_learner(
 ) -> CompileReport:
     """Compile a learner's blocks; see :meth:`LocalLearner.compile`."""
     options = _checked(keep, repeats, options)
-    _take_away(learner)
+    take_away(learner)
     tolerance = _tolerance(learner, x) if rtol is None else rtol
     plain = _results(learner, x, y)  # what cannot run at all must not be called not compilable
     runs = _attach(learner, options, fallback)
@@ -104,11 +105,11 @@ def compile_learner(
         graphs = sum(run.graphs for run in runs if run.failed is None)
         times = _timed(learner, x, y, repeats) if keep == "if_faster" and graphs else None
     except BaseException:
-        _take_away(learner)
+        take_away(learner)
         raise
     kept = bool(graphs) and (times is None or times[1] < times[0])
     if not kept:
-        _take_away(learner)
+        take_away(learner)
     failed = {f"block {r.block} {r.part}": r.failed for r in runs if r.failed is not None}
     plain_ms, compiled_ms = (None, None) if times is None else (1e3 * t for t in times)
     return CompileReport(
@@ -177,7 +178,8 @@ def _attach(learner: LocalLearner, options: dict[str, Any], fallback: bool) -> l
     return found
 
 
-def _take_away(learner: LocalLearner) -> None:
+def take_away(learner: LocalLearner) -> None:
+    """Let steps run as they are."""
     for group in learner._groups:
         group.runs = {}
 
@@ -189,7 +191,8 @@ def _compile(
     start = time.perf_counter()
     while True:
         try:
-            with _as_it_was(learner, x.device):
+            with _as_it_was(learner, x.device), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch's own, on what it looks at to compile
                 learner.step(x, y)
             return time.perf_counter() - start
         except CompileError as error:

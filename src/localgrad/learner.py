@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from localgrad import ties as tie_room
 from localgrad.chain import Chain
-from localgrad.compiled import CompileReport, compile_learner
+from localgrad.compiled import CompileReport, compile_learner, take_away
 from localgrad.decoupling import Decoupling
 from localgrad.errors import LocalgradError
 from localgrad.lanes import OneLane, lanes_for
@@ -232,6 +232,7 @@ class LocalLearner(nn.Module):
         """
         decoupled.pop(self.backbone, None)
         self._untied.retie_equal()
+        take_away(self)
         self._groups = []
         return self.backbone
 
