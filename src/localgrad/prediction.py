@@ -25,6 +25,7 @@ from localgrad.flops import measure_flops
 from localgrad.learner import LocalLearner
 from localgrad.memory import Memory, measure_memory
 from localgrad.model_state import device_of
+from localgrad.without_content import without_content
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 Factory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
@@ -126,27 +127,26 @@ def _fake_step(
         )
     if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
         raise LocalgradError(f"batch={batch!r}: must be a whole number >= 1")
-    lent = isinstance(what, LocalLearner)
-    if isinstance(what, LocalLearner):
-        learner = what
-    elif model is None:
+    if not isinstance(what, LocalLearner) and model is None:
         raise LocalgradError("a decoupling knows no sizes: give model=, the network that it is for")
-    else:
-        learner = decouple(model, what, example_input=example)
-    parameters = list(learner.parameters())
-    held = [p.grad for p in parameters]
-    for parameter in parameters:
-        parameter.grad = None
+    learner = (
+        what
+        if isinstance(what, LocalLearner)
+        else decouple(model, what, example_input=example)  # type: ignore[arg-type]
+    )
     device = device_of(learner)
     rows = batch or len(example)
     shape = _target_shape(learner, example) if targets is None else targets.shape[1:]
     kind = torch.long if targets is None else targets.dtype
     last = example.dim() == 4 and not example.is_contiguous()
     layout = torch.channels_last if last else torch.contiguous_format
+    mode = FakeTensorMode(allow_non_fake_inputs=True)  # constants that are no buffers
     try:
+        held = (*learner.parameters(), *learner.buffers())
+        fake = without_content(learner, held, mode)
         with (
             torch.random.fork_rng([device] if device.type == "cuda" else []),
-            FakeTensorMode(allow_non_fake_inputs=True),
+            mode,
             _deadline(seconds),
         ):
             x = torch.empty((rows, *example.shape[1:]), dtype=example.dtype, device=device)
@@ -157,13 +157,11 @@ def _fake_step(
                 with torch.autocast(
                     device.type, PRECISIONS[precision], enabled=precision != "fp32"
                 ):
-                    return learner.step(x, y)
+                    return fake.step(x, y)
 
-            yield learner, step
+            yield fake, step
     finally:
-        for parameter, gradient in zip(parameters, held, strict=True):
-            parameter.grad = gradient
-        if not lent:
+        if not isinstance(what, LocalLearner):
             learner.release()
 
 
