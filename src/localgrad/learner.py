@@ -14,7 +14,9 @@ from weakref import WeakKeyDictionary, ref
 import torch
 from torch import Tensor, nn
 
+from localgrad import block_updates
 from localgrad import ties as tie_room
+from localgrad.block_updates import BlockUpdates
 from localgrad.chain import Chain
 from localgrad.compiled import CompileReport, compile_learner, take_away
 from localgrad.decoupling import Decoupling
@@ -63,13 +65,20 @@ class LocalLearner(nn.Module):
         self.input_shape = input_shape
         self._stages, self._groups = stages, groups
         self.layers, self._untied = layers, untied
+        self._due: block_updates.Due = {}
         self._streams = 1
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the backbone; heads take no part."""
         return self.backbone(*args, **kwargs)
 
-    def step(self, x: Tensor, y: Any) -> StepOutput:
+    def step(
+        self,
+        x: Tensor,
+        y: Any,
+        scaler: Any = None,
+        update: torch.optim.Optimizer | None = None,
+    ) -> StepOutput:
         """Fill ``.grad`` of the backbone and the heads with local gradients; update nothing.
 
         Gradients add up over calls, as with ``backward()``. What no loss reaches keeps its
@@ -78,26 +87,50 @@ class LocalLearner(nn.Module):
         Args:
             x: a batch of inputs, ``(batch, ...)``.
             y: targets, handed to the losses as they are.
+            scaler: for fp16, a ``torch.amp.GradScaler``: every loss is multiplied by its scale
+                before its backward, so that errors which cross a border are scaled alike. Then
+                ``scaler.step(optimizer); scaler.update()`` as usual.
+            update: an optimizer over ``learner.parameters()``, stepped here block by block; each
+                block's gradients are released at once. Parameters and optimizer state end with the
+                bits of ``step(); optimizer.step(); optimizer.zero_grad()``, wherever an update
+                looks at one parameter at a time (SGD, Adam, AdamW, ..). The optimizer's step hooks
+                run at each block.
 
         Raises:
-            LocalgradError: the input's shape is not the one that the heads were built for, or a
-                batch norm would get a single value.
+            LocalgradError: the input's shape is not the one that the heads were built for, a
+                batch norm would get a single value, or ``update`` does not hold all that is
+                trained, cannot be stepped by blocks, or comes with a scaler.
+
+        >>> import localgrad
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.Linear(8, 3))
+        >>> x, y = torch.randn(16, 4), torch.randint(3, (16,))
+        >>> learner = localgrad.decouple(model, "greedy", blocks=2, example_input=x)
+        >>> optimizer = torch.optim.AdamW(learner.parameters())
+        >>> out = learner.step(x, y, update=optimizer)
+        >>> any(p.grad is not None for p in learner.parameters())
+        False
         """
         self._check_input(x)
+        block_updates.check(update, scaler, self)
+        updates = None if update is None else BlockUpdates(update, self._moments())
+        scale = None if scaler is None else scaler.scale
+        if scale is not None and self.streams > 1:
+            scale(torch.zeros((), device=x.device))  # makes its tensors here, before the streams
         losses: list[Tensor] = []
         border = x
         logits: Tensor | None = None
         waiting: Walk | None = None
         late: list[Any] = []  # a walk that waits, with the error that it waits for
-        with lanes_for(x.device, self.streams) as lanes:
+        # an update writes on weights: it has to know that nothing reads them, on any stream
+        with lanes_for(x.device, self.streams if updates is None else 1) as lanes:
             for number, group in enumerate(self._groups):
                 with lanes.at(number):
                     lanes.take_on(number)
-                    walk = self._forward(group, border, y, x, partial(lanes.hand_on, number))
+                    walk = self._forward(group, border, y, x, scale, partial(lanes.hand_on, number))
                     lanes.taken(number)
                 border, logits = walk.border, walk.logits
                 losses += walk.values
-                self._link(lanes, number - 2, late)
+                self._link(lanes, number - 2, late, updates)
                 with lanes.at(number):
                     error_at_input = group.local(walk)
                     if waiting is not None:
@@ -106,10 +139,14 @@ class LocalLearner(nn.Module):
                     del error_at_input  # before the waiting gradients need room
                     if not group.linked:
                         lanes.done(number)
+                if updates is not None:
+                    updates.after_local(number)
                 if not lanes.late:
-                    self._link(lanes, number - 1, late)
+                    self._link(lanes, number - 1, late, updates)
                 waiting = walk if group.linked else None
-            self._link(lanes, len(self._groups) - 2, late)
+            self._link(lanes, len(self._groups) - 2, late, updates)
+        if updates is not None:
+            updates.rest()
         assert logits is not None  # the last block ends in the tail
         return StepOutput(logits, losses)
 
@@ -195,10 +232,16 @@ class LocalLearner(nn.Module):
         return scores
 
     def _forward(
-        self, group: Group, border: Tensor, y: Any, x: Tensor, ready: Callable[[Tensor], None]
+        self,
+        group: Group,
+        border: Tensor,
+        y: Any,
+        x: Tensor,
+        scale: Callable[[Tensor], Tensor] | None,
+        ready: Callable[[Tensor], None],
     ) -> Walk:
         try:
-            return group.forward(border, y, x, ready)
+            return group.forward(border, y, x, scale, ready)
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
@@ -207,7 +250,9 @@ class LocalLearner(nn.Module):
                 f"{x.shape[0]}; use a larger batch or drop the last short one"
             ) from error
 
-    def _link(self, lanes: OneLane, number: int, late: list[Any]) -> None:
+    def _link(
+        self, lanes: OneLane, number: int, late: list[Any], updates: BlockUpdates | None
+    ) -> None:
         """Give the walk of group ``number`` the error that it waits for, if it has come."""
         if not late:
             return
@@ -219,6 +264,8 @@ class LocalLearner(nn.Module):
             del error  # before the waiting gradients need room
             self._groups[number].finish(walk)
             lanes.done(number)
+        if updates is not None:
+            updates.after_link(number)
 
     def reach(self) -> list[list[bool]]:
         """Return the declared reach: a row a loss, a column a unit, then one for the tail."""
@@ -235,6 +282,14 @@ class LocalLearner(nn.Module):
         take_away(self)
         self._groups = []
         return self.backbone
+
+    def _moments(self) -> block_updates.Due:
+        """Return when each parameter may be updated; found anew where the model has other ones."""
+        parameters = list(self.parameters())
+        known = self._due
+        if len(known) != len(parameters) or any(p not in known for p in parameters):
+            self._due = block_updates.moments(self._groups, parameters)
+        return self._due
 
     def _check_input(self, x: Tensor) -> None:
         if not self._groups:

@@ -131,7 +131,12 @@ class Group:
         self.runs: dict[tuple[int, str], Any] = {}
 
     def forward(
-        self, x: Tensor, y: Any, image: Tensor, ready: Callable[[Tensor], None] | None = None
+        self,
+        x: Tensor,
+        y: Any,
+        image: Tensor,
+        scale: Callable[[Tensor], Tensor] | None = None,
+        ready: Callable[[Tensor], None] | None = None,
     ) -> Walk:
         """Run units, heads and losses on ``x``, cut off from what made it.
 
@@ -139,6 +144,7 @@ class Group:
             x: the output of the group before.
             y: targets.
             image: the network's input.
+            scale: applied to each loss that is walked back from, not to those that are reported.
             ready: called with the group's output, detached, before the last head runs.
         """
         self._look()
@@ -165,7 +171,7 @@ class Group:
                     walk.logits = out.detach()
                 loss = announce(stage.loss(out, y, image), stage.index)
                 if loss.requires_grad:  # not where all that it could train is frozen
-                    walk.losses.append(loss)
+                    walk.losses.append(loss if scale is None else scale(loss))
                 walk.values.append(loss.detach())
         return walk
 
@@ -269,7 +275,8 @@ class Group:
         if segment.error is not None:
             segment.error.add_(error, alpha=self.link.weight)
         else:
-            segment.error = error if self.link.weight == 1.0 else error * self.link.weight
+            # in place: nobody else reads it, and it is as large as the border
+            segment.error = error if self.link.weight == 1.0 else error.mul_(self.link.weight)
 
     def finish(self, walk: Walk) -> None:
         """Compute the gradients that waited for the link, from the errors at the border."""
