@@ -38,6 +38,13 @@ class Rerun:
                 static.copy_(new)
 
 
+class Fails:
+    def record(self, run: Callable[[], Any], warmup: int) -> Any:
+        raise RuntimeError("operation not permitted: device-side\nmore")
+
+    def replay(self) -> None: ...
+
+
 def capture(learner: localgrad.LocalLearner, x: Tensor, y: Any, **options: Any) -> CapturedStep:
     return CapturedStep(learner, x, y, graph=Rerun(learner), **options)
 
@@ -175,6 +182,11 @@ def test_needs_a_cuda_device_and_an_optimizer_that_can_be_recorded() -> None:
     learner, x, y = make()
     with pytest.raises(LocalgradError, match="the model is on cpu, the batch on cpu; move both"):
         CapturedStep(learner, x, y)
+    checkpointed, _, _ = make(M.Backprop("unit"))
+    with pytest.raises(LocalgradError, match="block 0 computes activations again"):
+        capture(checkpointed, x, y)
+    with pytest.raises(LocalgradError, match=r"the step cannot be recorded \(.*device-side"):
+        CapturedStep(learner, x, y, graph=Fails())
     parameters = list(learner.parameters())
     refused = [
         (torch.optim.Adam(parameters), "Adam keeps numbers on the host"),

@@ -78,7 +78,8 @@ class CapturedStep:
         graph: what records; default: a CUDA graph.
 
     Raises:
-        LocalgradError: the model is not on a CUDA device, or the optimizer cannot be recorded.
+        LocalgradError: the model is not on a CUDA device, blocks compute activations again, or
+            the step or the optimizer cannot be recorded.
 
     Attributes:
         replays, plain: how many steps were replayed, and how many ran as they are.
@@ -103,6 +104,12 @@ class CapturedStep:
             )
         if isinstance(warmup, bool) or not isinstance(warmup, int) or warmup < 1:
             raise LocalgradError(f"warmup={warmup!r}: must be a whole number of at least 1")
+        for k, block in enumerate(learner.decoupling.blocks):
+            if block.checkpoint is not None:
+                raise LocalgradError(
+                    f"block {k} computes activations again, for which torch looks up the random "
+                    "state: that cannot be recorded; decouple without checkpoint"
+                )
         if optimizer is not None:
             _check_optimizer(optimizer, scaler)
         self.learner, self.optimizer = learner, optimizer
@@ -112,7 +119,13 @@ class CapturedStep:
         self.replays = self.plain = 0
         self._graph = CudaGraph(device) if graph is None else graph
         with _kept(learner, optimizer, device):
-            self._out = self._graph.record(self._record, warmup)
+            try:
+                self._out = self._graph.record(self._record, warmup)
+            except RuntimeError as error:
+                raise LocalgradError(
+                    f"the step cannot be recorded ({str(error).splitlines()[0]}): call "
+                    "learner.step; a loss or layer that looks at values waits for the device"
+                ) from error
             self._gradients = [(p, p.grad) for p in learner.parameters()]
         self._kind, self._places = self._kind_of(x, y), self._where()
 

@@ -194,7 +194,7 @@ def lanes_for(device: torch.device, streams: int) -> OneLane:
         device: of the batch; one other than a CUDA device has a single lane.
         streams: number of lanes, 1 or 2.
     """
-    if streams == 1 or device.type != "cuda":
+    if streams == 1 or device.type != "cuda" or not torch.cuda.is_available():  # fake tensors
         return OneLane()
     index = torch.cuda.current_device() if device.index is None else device.index
     return Lanes(_streams(index, streams), torch.cuda.current_stream(index), torch.cuda.stream)
