@@ -318,7 +318,6 @@ def test_inductor_with_a_cold_a_warm_and_a_misleading_cache(tmp_path: Path) -> N
         **os.environ,
         "TORCHINDUCTOR_CACHE_DIR": str(tmp_path),
         "TORCHINDUCTOR_COMPILE_THREADS": "1",
-        "TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS": "0",
         "PYTHONPATH": os.pathsep.join(sys.path),
     }
     script = Path(__file__).with_name("compiled_in_process.py")

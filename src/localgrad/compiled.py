@@ -3,7 +3,7 @@
 Each run of units that a group executes as one segment, and each head, becomes one graph; losses
 and what passes between blocks stay as they are. The compiled step is compared with the plain one
 on the batch at hand: its gradients, and what it does to buffers. A fused kernel adds in another
-order, so they differ by rounding, which ReLUs and pools that switch at a rounded value make larger.
+order, so that they differ by rounding (:mod:`localgrad.step_difference`).
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from __future__ import annotations
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,14 +20,11 @@ from torch import Tensor
 
 from localgrad.compiled_run import CompiledRun, CompileError
 from localgrad.errors import LocalgradError
-from localgrad.model_state import device_of, unchanged
+from localgrad.step_difference import as_it_was, difference, results_of, tolerance_of
 
 if TYPE_CHECKING:
     from localgrad.learner import LocalLearner
 
-#: Largest difference of a gradient that counts as rounding, relative to its norm.
-TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-2, torch.bfloat16: 0.1, torch.float16: 0.05}
-FLOOR = 1e-2  # of the largest gradient's norm: gradients below it are compared with this
 KEEP = ("if_faster", "always")
 RECORDING = ("reduce-overhead", "max-autotune")  # modes that record CUDA graphs of their own
 
@@ -89,18 +85,21 @@ def compile_learner(
     """Compile a learner's blocks; see :meth:`LocalLearner.compile`."""
     options = _checked(keep, repeats, options)
     take_away(learner)
-    tolerance = _tolerance(learner, x) if rtol is None else rtol
-    plain = _results(learner, x, y)  # what cannot run at all must not be called not compilable
+    # what cannot run at all must not be called not compilable
+    plain, drew = results_of(learner, x, y)
+    tolerance = rtol
+    if tolerance is None:
+        tolerance = tolerance_of(learner, x, y, plain, drew) if check else 0.0
     runs = _attach(learner, options, fallback)
     try:
         seconds = _compile(learner, x, y, fallback, runs)
-        difference = None
+        apart = None
         if check:
-            difference, where = _difference(plain, _results(learner, x, y))
-            if not difference <= tolerance:
+            apart, where = difference(plain, results_of(learner, x, y)[0])
+            if not apart <= tolerance:
                 raise LocalgradError(
-                    f"compiled steps differ from plain ones: {where} by {difference:.1e} of its "
-                    f"norm, more than rtol={tolerance:.0e}: leave this learner uncompiled"
+                    f"compiled steps differ from plain ones: {where} by {apart:.1e} of its "
+                    f"norm, more than {tolerance:.0e}: leave this learner uncompiled, or give rtol"
                 )
         graphs = sum(run.graphs for run in runs if run.failed is None)
         times = _timed(learner, x, y, repeats) if keep == "if_faster" and graphs else None
@@ -112,9 +111,7 @@ def compile_learner(
         take_away(learner)
     failed = {f"block {r.block} {r.part}": r.failed for r in runs if r.failed is not None}
     plain_ms, compiled_ms = (None, None) if times is None else (1e3 * t for t in times)
-    return CompileReport(
-        graphs, seconds, difference, tolerance, plain_ms, compiled_ms, kept, failed
-    )
+    return CompileReport(graphs, seconds, apart, tolerance, plain_ms, compiled_ms, kept, failed)
 
 
 def _checked(keep: str, repeats: int, options: dict[str, Any]) -> dict[str, Any]:
@@ -191,7 +188,7 @@ def _compile(
     start = time.perf_counter()
     while True:
         try:
-            with _as_it_was(learner, x.device), warnings.catch_warnings():
+            with as_it_was(learner, x.device), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch's own, on what it looks at to compile
                 learner.step(x, y)
             return time.perf_counter() - start
@@ -213,65 +210,13 @@ def _compile(
                 run.failed = run.failed or why
 
 
-@contextmanager
-def _as_it_was(learner: LocalLearner, device: torch.device) -> Iterator[None]:
-    """Put gradients, buffers, modules and the random state back."""
-    gradients = [(p, p.grad) for p in learner.parameters()]
-    with unchanged(learner, device):
-        try:
-            for parameter, _ in gradients:
-                parameter.grad = None
-            yield
-        finally:
-            for parameter, gradient in gradients:
-                parameter.grad = gradient
-
-
-def _results(learner: LocalLearner, x: Tensor, y: Any) -> dict[str, Tensor | None]:
-    """Return gradients, buffers, logits and losses of one step, which leaves nothing behind."""
-    with _as_it_was(learner, x.device):
-        out = learner.step(x, y)
-        found: dict[str, Tensor | None] = {
-            f"the gradient of {name}": p.grad for name, p in learner.named_parameters()
-        }
-        found |= {f"buffer {name}": b.detach().clone() for name, b in learner.named_buffers()}
-        found |= {f"the loss of block {k}": loss for k, loss in enumerate(out.losses)}
-        found["the logits"] = out.logits
-    return found
-
-
-def _difference(
-    plain: dict[str, Tensor | None], compiled: dict[str, Tensor | None]
-) -> tuple[float, str]:
-    """Return the largest relative difference and where it is; infinite where one is missing."""
-    norms = {
-        name: float(torch.linalg.vector_norm(value.double()))
-        for name, value in plain.items()
-        if value is not None
-    }
-    largest = max((n for name, n in norms.items() if name.startswith("the gradient")), default=0.0)
-    worst, where = 0.0, "nothing"
-    for name, value in plain.items():
-        other = compiled[name]
-        if value is None or other is None:
-            if value is not other:
-                return float("inf"), name
-            continue
-        floor = FLOOR * largest if name.startswith("the gradient") else 1e-12
-        error = float(torch.linalg.vector_norm(other.double() - value.double()))
-        relative = error / max(norms[name], floor, 1e-30)
-        if not relative <= worst:  # a NaN is the worst of all
-            worst, where = relative, name
-    return worst, where
-
-
 def _timed(learner: LocalLearner, x: Tensor, y: Any, repeats: int) -> tuple[float, float]:
     """Return median seconds of plain and compiled steps, taken in turn after one of each."""
     attached = [group.runs for group in learner._groups]
     nothing: list[dict[tuple[int, str], Any]] = [{} for _ in attached]
     times: tuple[list[float], list[float]] = ([], [])
     try:
-        with _as_it_was(learner, x.device):
+        with as_it_was(learner, x.device):
             for turn in range(repeats + 1):
                 for found, runs in zip(times, (nothing, attached), strict=True):
                     for group, own in zip(learner._groups, runs, strict=True):
@@ -294,11 +239,3 @@ def _seconds(run: Callable[[], Any], device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter() - start
-
-
-def _tolerance(learner: LocalLearner, x: Tensor) -> float:
-    kind = device_of(learner).type
-    if torch.is_autocast_enabled(kind):
-        return TOLERANCE[torch.get_autocast_dtype(kind)]
-    dtypes = {p.dtype for p in learner.parameters() if p.is_floating_point()}
-    return max((TOLERANCE.get(dtype, 1e-2) for dtype in dtypes), default=1e-2)
