@@ -53,13 +53,23 @@ def test_help_of_a_command_shows_every_option(command, capsys):
     assert main([command, "-h"]) == 0
     text = capsys.readouterr().out
     assert all(len(line) <= 100 for line in text.splitlines())
+    shown = [line.split()[0][2:] for line in text.splitlines() if line.startswith("  --")]
+    assert len(shown) == len(set(shown))
+    options = {key for key, _ in keys() if COMMANDS[command].reads(key)}
     for name, flag in FLAGS.items():
-        assert (f"  --{name} " in text) == (command in flag.commands)
-    shown = {line.split()[0][2:] for line in text.splitlines() if line.startswith("  --")}
-    if command != "list":
-        left_out = {key for key, _ in keys()} - shown
-        comparing = {"methods", "seeds", "repeats"}
-        assert left_out == ({"method.name"} if command == "compare" else comparing)
+        assert (name in shown) == (command in flag.commands or name in options)
+    left_out = options - set(shown)
+    comparing = {"methods", "seeds", "repeats"}
+    expected = {"compare": {"method.name"}, "train": comparing, "audit": comparing}
+    assert left_out == expected.get(command, set())
+
+
+def test_a_flag_of_one_command_is_an_option_of_another():
+    from localgrad.cli.arguments import parse
+
+    many, one = parse(["bench", "--blocks", "4,16"]), parse(["--blocks", "4", "train"])
+    assert (many.flags, many.options) == ({"blocks": "4,16"}, [])
+    assert (one.flags, one.options) == ({}, [("blocks", 4)])
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -249,7 +259,7 @@ def test_no_report_without_its_packages(tmp_path, capsys, monkeypatch):
     ("command", "message"),
     [
         ("trian", "unknown command trian; did you mean train?"),
-        ("zzz", "unknown command zzz; choose from train, compare, audit, list"),
+        ("zzz", "unknown command zzz; choose from train, compare, audit"),
         ("--epochs 3", "no command: choose from train"),
         ("train extra", "'extra' is not expected here"),
         ("train --epoch 3", "unknown option --epoch; did you mean --epochs?"),
@@ -262,7 +272,7 @@ def test_no_report_without_its_packages(tmp_path, capsys, monkeypatch):
         ("train --data.augment", "--data.augment needs true or false"),
         ("train --config", "--config needs a file"),
         ("train --resume=yes", "--resume takes no value"),
-        ("train --plot x.svg", "train takes no --plot: it is for audit"),
+        ("train --plot x.svg", "train takes no --plot: it is for audit and bench"),
         ("list --epochs 3", "list takes no --epochs"),
         ("train --blocks [1", "--blocks: '[1' cannot be read: line 1"),
         ("train --config nope.yaml", "cannot read nope.yaml: No such file"),

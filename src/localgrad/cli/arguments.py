@@ -69,6 +69,7 @@ def parse(words: list[str]) -> Arguments:
     Arguments(command='train', flags={'resume': True}, options=[('epochs', 5)])
     """
     found = Arguments()
+    given: list[tuple[str, str | None]] = []
     rest = list(words)
     while rest:
         word = "--help" if rest[0] == "-h" else rest[0]
@@ -80,31 +81,47 @@ def parse(words: list[str]) -> Arguments:
             continue
         key, equals, text = word[2:].partition("=")
         value: str | None = text if equals else None
-        takes_value = key not in FLAGS or FLAGS[key].has_file
+        takes_value = key not in FLAGS or FLAGS[key].kind != "switch"
         if value is None and takes_value and rest and not rest[0].startswith("--"):
             value = rest.pop(0)
-        if key in FLAGS:
+        given.append((key, value))
+    for key, value in given:
+        if _is_flag(key, found.command):
             found.flags[key] = _flag(key, value)
         else:
             found.options.append((key, _option(key, value, found.command)))
     if found.command is not None and "help" not in found.flags:
-        for key in found.flags:
-            if found.command not in FLAGS[key].commands:
-                takers = " and ".join(FLAGS[key].commands)
-                raise LocalgradError(f"{found.command} takes no --{key}: it is for {takers}")
-        if found.command == "list" and found.options:
-            raise LocalgradError(f"list takes no --{found.options[0][0]}")
+        _check_taken(found.command, found)
     return found
 
 
+def _is_flag(key: str, command: str | None) -> bool:
+    """Whether the key is a flag here; one that is an option elsewhere belongs to its commands."""
+    if key not in FLAGS:
+        return False
+    return key not in dict(keys()) or command in FLAGS[key].commands
+
+
+def _check_taken(command: str, found: Arguments) -> None:
+    for key in found.flags:
+        takers = [name for name in FLAGS[key].commands if name in COMMANDS]
+        if command not in takers:
+            raise LocalgradError(f"{command} takes no --{key}: it is for {' and '.join(takers)}")
+    for key, _ in found.options:
+        if not COMMANDS[command].reads(key):
+            hint = "" if command == "list" else f": see localgrad {command} --help"
+            raise LocalgradError(f"{command} takes no --{key}{hint}")
+
+
 def _flag(key: str, value: str | None) -> str | bool:
-    if FLAGS[key].has_file:
-        if not value:
-            raise LocalgradError(f"--{key} needs a file")
-        return value
-    if value is not None:
-        raise LocalgradError(f"--{key} takes no value, got {value!r}")
-    return True
+    kind = FLAGS[key].kind
+    if kind == "switch":
+        if value is not None:
+            raise LocalgradError(f"--{key} takes no value, got {value!r}")
+        return True
+    if not value:
+        raise LocalgradError(f"--{key} needs a {'file' if kind == 'file' else 'value'}")
+    return value
 
 
 def _option(key: str, value: str | None, command: str | None) -> Any:

@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command: what it does, and an example that runs as it stands."""
+    """A command: what it does, and an example that runs as it stands.
+
+    Attributes:
+        options: the options of the config that it reads, or their sections; None for all.
+    """
 
     text: str
     example: str
+    options: tuple[str, ...] | None = None
+
+    def reads(self, key: str) -> bool:
+        """Whether a dotted option of the config makes a difference here."""
+        return self.options is None or key in self.options or key.split(".")[0] in self.options
+
+
+#: What decides a step of a network on inputs that are made up.
+STEP = (
+    *("network", "optimizer", "methods", "granularity", "units", "ties"),
+    *("precision", "activation_checkpoint", "channels_last", "device", "threads", "seed"),
+)
 
 
 COMMANDS = {
@@ -26,29 +43,53 @@ COMMANDS = {
         "measure which units each loss of a rule trains, and print the matrix",
         "localgrad audit --method.name backlink --network.name resnet20 --blocks 5",
     ),
-    "list": Command("show the rules, networks and data sets", "localgrad list --json all.json"),
+    "bench": Command(
+        "step time, memory and FLOPs of rules against BP, on random inputs",
+        "localgrad bench --network.name resnet20 --methods greedy,backlink --blocks 4 --batch 32",
+        (*STEP, "repeats"),
+    ),
+    "list": Command("show the rules, networks and data sets", "localgrad list --json all.json", ()),
 }
 
 
 @dataclass(frozen=True)
 class Flag:
-    """An option of the command line itself, and the commands that take it."""
+    """An option of the command line itself, and the commands that take it.
+
+    Attributes:
+        kind: ``"switch"`` takes no value, ``"file"`` a path, ``"text"`` what the command reads.
+        value: what the help calls the value.
+    """
 
     text: str
     commands: tuple[str, ...] = tuple(COMMANDS)
-    has_file: bool = False
+    kind: Literal["switch", "file", "text"] = "switch"
+    value: str = "FILE"
 
 
-_CONFIGURED = ("train", "compare", "audit")
+_CONFIGURED = ("train", "compare", "audit", "bench", "plan")
 _RUNS = ("train", "compare")
+_MADE_UP = ("bench", "plan")  # they need no data set
 
+#: A flag wins over an option of the config of the same name, in the commands that take it.
 FLAGS = {
-    "config": Flag("options from a YAML file; the command line wins", _CONFIGURED, has_file=True),
+    "config": Flag("options from a YAML file; the command line wins", _CONFIGURED, "file"),
     "print_config": Flag("show the whole tree of options and stop", _CONFIGURED),
+    "input": Flag(
+        "shape of one input, such as 3x224x224, or 1024 for tokens; default: what the network says",
+        _MADE_UP,
+        "text",
+        "SHAPE",
+    ),
+    "batch": Flag("inputs a step", _MADE_UP, "text", "N"),
+    "blocks": Flag("numbers of blocks K to try, such as 4,16", _MADE_UP, "text", "K,..."),
+    "predict": Flag("memory and FLOPs alone, predicted: any batch, nothing is run", ("bench",)),
+    "budget": Flag("memory that a step may take, such as 8GiB", ("plan",), "text", "SIZE"),
+    "measure": Flag("also time what is proposed, on this device", ("plan",)),
     "resume": Flag("go on where --out stopped; start it if there is nothing yet", _RUNS),
-    "json": Flag("also write what is printed as JSON", has_file=True),
-    "plot": Flag("also draw the matrix as SVG", ("audit",), has_file=True),
-    "quiet": Flag("no progress", _RUNS),
-    "debug": Flag("show the traceback of an error"),
-    "help": Flag("show this and stop"),
+    "json": Flag("also write what is printed as JSON", (*COMMANDS, "plan"), "file"),
+    "plot": Flag("also draw a figure: .svg or .png (audit: .svg)", ("audit", "bench"), "file"),
+    "quiet": Flag("no progress", (*_RUNS, "bench")),
+    "debug": Flag("show the traceback of an error", (*COMMANDS, "plan")),
+    "help": Flag("show this and stop", (*COMMANDS, "plan")),
 }

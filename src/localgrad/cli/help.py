@@ -17,10 +17,10 @@ def help_text(command: str | None) -> str:
         return _overview()
     what = COMMANDS[command]
     lines = [f"localgrad {command}: {what.text}", ""]
-    options = " [--OPTION VALUE] ..." if command != "list" else ""
+    options = "" if what.options == () else " [--OPTION VALUE] ..."
     lines += [f"usage: localgrad {command} [FLAGS]{options}", "", "flags"]
     lines += [_flag(name) for name, flag in FLAGS.items() if command in flag.commands]
-    if command != "list":
+    if options:
         lines += _options(command)
     return "\n".join([*lines, "", f"example: {what.example}"])
 
@@ -42,10 +42,13 @@ def _options(command: str) -> list[str]:
     lines = ["", "options, on the command line or in the --config file"]
     section = ""
     for key, info in keys():
+        if not COMMANDS[command].reads(key) or (key in FLAGS and command in FLAGS[key].commands):
+            continue
         text = info.description or ""
         only, colon, rest = text.partition(": ")
-        if colon and only in COMMANDS:
-            if only != command:
+        takers = only.split(", ")
+        if colon and takers[0] in COMMANDS:
+            if command not in takers:
                 continue
             text = rest
         if command == "compare" and key == "method.name":
@@ -70,7 +73,7 @@ def _default(info: Any) -> str:
 
 def _flag(name: str) -> str:
     flag = FLAGS[name]
-    return _row(f"--{name}{' FILE' if flag.has_file else ''}", flag.text)
+    return _row(f"--{name}{'' if flag.kind == 'switch' else f' {flag.value}'}", flag.text)
 
 
 def _row(name: str, text: str) -> str:

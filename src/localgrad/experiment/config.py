@@ -175,10 +175,10 @@ class Config(_Section):
     device: str = Field("auto", description="cpu, cuda, cuda:1; auto: cuda where there is one")
     threads: Count | None = Field(None, description="CPU threads; default: PyTorch's choice")
     out: str | None = Field(None, description="folder of the results; default: runs/...")
-    methods: list[Choice] = Field([], description="compare: the rules to run")
+    methods: list[Choice] = Field([], description="compare, bench, plan: the rules to run")
     seeds: list[Seed] = Field([], description="compare: the seeds to run each rule with")
     repeats: Annotated[int, Field(ge=5, strict=True)] = Field(
-        7, description="compare: timed steps of each rule"
+        7, description="compare, bench: timed steps of each rule"
     )
 
     @field_validator("method", "network", mode="before")

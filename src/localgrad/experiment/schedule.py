@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -35,12 +36,15 @@ def learning_rate(config: ScheduleConfig, peak: float, epoch: float, epochs: int
     return round(value, 12)
 
 
-def build_optimizer(config: OptimizerConfig, module: nn.Module) -> torch.optim.Optimizer:
+def build_optimizer(
+    config: OptimizerConfig, module: nn.Module | Iterable[nn.Parameter]
+) -> torch.optim.Optimizer:
     """Make the optimizer over every parameter of the learner, in one group.
 
     Raises:
         LocalgradError: a fused one was asked for, and the device has none.
     """
+    parameters = list(module.parameters() if isinstance(module, nn.Module) else module)
     options: dict[str, Any] = {
         "lr": config.lr,
         "weight_decay": config.weight_decay,
@@ -53,11 +57,11 @@ def build_optimizer(config: OptimizerConfig, module: nn.Module) -> torch.optim.O
         options["nesterov"] = config.nesterov and config.momentum > 0
     if config.fused:
         try:  # SGD would say it at the first step only
-            for device, dtype in {(p.device, p.dtype) for p in module.parameters()}:
+            for device, dtype in {(p.device, p.dtype) for p in parameters}:
                 probe = nn.Parameter(torch.zeros(1, device=device, dtype=dtype))
                 probe.grad = torch.zeros_like(probe)
                 make([probe], **options).step()
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             raise LocalgradError(f"optimizer.fused: {reason}; leave it out here") from error
-    return make(module.parameters(), **options)
+    return make(parameters, **options)
