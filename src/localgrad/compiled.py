@@ -86,16 +86,14 @@ def compile_learner(
     options = _checked(keep, repeats, options)
     take_away(learner)
     # what cannot run at all must not be called not compilable
-    plain, drew = results_of(learner, x, y)
-    tolerance = rtol
-    if tolerance is None:
-        tolerance = tolerance_of(learner, x, y, plain, drew) if check else 0.0
+    plain = results_of(learner, x, y)
+    tolerance = tolerance_of(learner) if rtol is None else rtol
     runs = _attach(learner, options, fallback)
     try:
         seconds = _compile(learner, x, y, fallback, runs)
         apart = None
         if check:
-            apart, where = difference(plain, results_of(learner, x, y)[0])
+            apart, where = difference(plain, results_of(learner, x, y))
             if not apart <= tolerance:
                 raise LocalgradError(
                     f"compiled steps differ from plain ones: {where} by {apart:.1e} of its "

@@ -108,7 +108,9 @@ class CompiledRun:
         weights = walked_twice.weights_among(inputs) if self.splits else None
         with keeping:
             if self.backend == "inductor":
-                return _inductor(graph, inputs, self.options, weights)
+                cached = not self.twice or walked_twice.lowers_at_once()
+                options = self.options if cached else {**self.options, "fx_graph_cache": False}
+                return _inductor(graph, inputs, options, weights)
             if self.backend == "aot_eager":
                 return _aot_eager(graph, inputs, weights)
             backend: Any = self.backend

@@ -49,12 +49,22 @@ def compiling_to_keep() -> Iterator[None]:
     """Compile graphs whose saved tensors outlive a backward pass; forward and backward at once."""
     functorch: Any = torch._functorch.config
     settings: Any = torch.compiler.config
+    chosen = {"donated_buffer": False}
+    if lowers_at_once():
+        chosen["force_non_lazy_backward_lowering"] = True
     with ExitStack() as stack:
-        stack.enter_context(
-            functorch.patch(donated_buffer=False, force_non_lazy_backward_lowering=True)
-        )
+        stack.enter_context(functorch.patch(**chosen))
         stack.enter_context(settings.patch(cache_key_tag=settings.cache_key_tag + _TAG))
         yield
+
+
+def lowers_at_once() -> bool:
+    """Whether this torch can compile a backward beside its forward, under the same settings.
+
+    One that cannot compiles it at its first run, without the cache key of its own: then such graphs
+    must leave the code cache alone.
+    """
+    return hasattr(torch._functorch.config, "force_non_lazy_backward_lowering")
 
 
 def _joined(errors: Callable[..., Any], weights: Callable[..., Any]) -> Callable[..., Any]:
