@@ -2,7 +2,8 @@
 
 Sums in another order differ by rounding, which ReLUs and pools that switch at a rounded value make
 larger: in fp32 single gradients of a ResNet-32 move by 1 to 3 % of their norm if the rows of the
-batch merely change places, and in another memory layout, or in float64, by as much. Wrong code is off by tens of per cent and more. What is allowed lies between.
+batch merely change places, and by as much in another memory layout or in float64. Wrong code is off
+by tens of per cent and more. What is allowed lies between.
 """
 
 from __future__ import annotations
