@@ -77,7 +77,7 @@ CASES = [
     Case("GPT (6 layers, dropout)", gpt, 8, (256,), 3, "AdamW", vocabulary=5000),
     Case("ResNet-32, bf16", networks.resnet32, 64, (3, 32, 32), 8, "AdamW", precision="bf16"),
 ]
-RULES = [M.Backprop(), M.Backprop("unit"), M.Greedy(), M.BackLink(head="pool_linear"),
+RULES: list[M.Method] = [M.Backprop(), M.Backprop("unit"), M.Greedy(), M.BackLink(head="pool_linear"),
          M.AugLocal(1)]  # fmt: skip
 
 
