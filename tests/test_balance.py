@@ -46,10 +46,15 @@ class Residual(nn.Module):
 
     def __init__(self, inputs: int, hidden: int, outputs: int, stride: int = 1) -> None:
         super().__init__()
+        self.widths = hidden, outputs
         self.first = nn.Conv2d(inputs, hidden, 3, stride, 1, bias=False)
         self.norm = nn.BatchNorm2d(hidden)
         self.second = nn.Conv2d(hidden, outputs, 3, 1, 1)
         self.skip = nn.Conv2d(inputs, outputs, 1, stride)
+
+    def like(self, inputs: int, stride: int) -> Residual:
+        """Return a new one for another input, as AugLocal asks for."""
+        return Residual(inputs, *self.widths, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.second(torch.relu(self.norm(self.first(x))))
