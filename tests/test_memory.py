@@ -16,7 +16,8 @@ import foreign
 import localgrad
 from localgrad import measure_memory
 from localgrad import methods as M
-from localgrad.memory import Memory, _LiveStorages
+from localgrad.live_storages import LiveStorages
+from localgrad.memory import Memory
 from localgrad.networks import resnet32, resnet110
 from test_gradients import RULES
 
@@ -168,7 +169,7 @@ def test_tied_parameters_count_once() -> None:
 def test_a_step_leaves_nothing_behind_but_gradients(rule: M.Method) -> None:
     x, y = batch("residual")
     learner = localgrad.decouple(build("residual"), rule, example_input=x)
-    with _LiveStorages() as counter:
+    with LiveStorages() as counter:
         learner.step(x, y)
     alive = sum(counter.bytes[n] for n in counter.known.values() if n is not None)
     assert alive == sum(p.grad.nbytes for p in learner.parameters() if p.grad is not None)

@@ -12,6 +12,7 @@ from localgrad.errors import LocalgradError
 from localgrad.flops import measure_flops
 from localgrad.learner import LocalLearner, StepOutput
 from localgrad.memory import Memory, measure_memory
+from localgrad.prediction import predict_flops, predict_memory
 from localgrad.reach import Reach
 from localgrad.site import Site
 
@@ -37,6 +38,8 @@ __all__ = [
     "measure_flops",
     "measure_memory",
     "methods",
+    "predict_flops",
+    "predict_memory",
 ]
 
 

@@ -2,14 +2,13 @@
 
 A dispatch mode sees every tensor that an operation returns and holds its storage weakly; when the
 storage dies, its bytes leave the count. That is the same on every device and run: it counts what
-tensors hold, not what an allocator keeps or an operation uses inside itself (1-2 % more for BP,
-12-14 % more for greedy blocks).
+tensors hold, not what an operation takes inside itself and gives back (its workspace). That comes
+from the allocator, where it is asked for.
 """
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,8 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch._guards import detect_fake_mode
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+
+from localgrad.allocator import allocated_peak
+from localgrad.live_storages import LiveStorages
+from localgrad.model_state import device_of
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,10 @@ class Memory:
         parameters: of the model, heads included.
         gradients: held by the parameters when the call ended.
         optimizer: state of the optimizer when the call ended.
-        total: most that was alive at once in all.
+        total: most that tensors held at once in all. The parts peak at different moments, so
+            that it is less than their sum.
+        workspace: what operators took inside of themselves on top of that, at the allocator's
+            peak; 0 where the allocator was not asked.
     """
 
     activations: int
@@ -39,81 +43,27 @@ class Memory:
     gradients: int
     optimizer: int
     total: int
+    workspace: int = 0
+
+    @property
+    def allocated(self) -> int:
+        """What the allocator has to give out: live tensors and operators' workspace."""
+        return self.total + self.workspace
 
     def to_dict(self) -> dict[str, int]:
         """Return the fields by name."""
         return asdict(self)
 
     def __str__(self) -> str:
-        parts = [f"{key} {value / 2**20:.2f} MiB" for key, value in self.to_dict().items()]
-        return ", ".join(parts)
-
-
-class _LiveStorages(TorchDispatchMode):
-    """Logs the birth and death of every storage made while it is on."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.known: dict[int, int | None] = {}  # storage -> its number; None: was there before
-        self.bytes: list[int] = []
-        self.log: list[int] = []  # number born, or ~number died
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        for tensor in _tensors((args, kwargs)):
-            self._see(tensor, new=False)
-        out = func(*args, **kwargs)
-        for tensor in _tensors(out):
-            self._see(tensor, new=True)
-        return out
-
-    def start_with(self, tensors: Iterable[Tensor]) -> None:
-        """Count what is alive already, and holds memory until the call frees it."""
-        for tensor in tensors:
-            self._see(tensor, new=True)
-
-    def leave_out(self, tensors: Iterable[Tensor]) -> None:
-        """Do not count what was there before."""
-        for tensor in tensors:
-            self._see(tensor, new=False)
-
-    def _see(self, tensor: Tensor, new: bool) -> None:
-        storage = tensor.untyped_storage()
-        key = storage._cdata
-        if key in self.known:
-            return
-        number = len(self.bytes) if new else None
-        self.known[key] = number
-        weakref.finalize(storage, self._gone, key, number)
-        if number is not None:
-            self.bytes.append(storage.nbytes())
-            self.log.append(number)
-
-    def _gone(self, key: int, number: int | None) -> None:
-        if self.known.get(key, -1) == number:
-            del self.known[key]
-        if number is not None:
-            self.log.append(~number)
-
-    def peak(self, without: set[int]) -> int:
-        """Return the most bytes alive at once, leaving out the storages numbered in ``without``."""
-        live = most = 0
-        for entry in self.log:
-            number = entry if entry >= 0 else ~entry
-            if number not in without:
-                live += self.bytes[number] if entry >= 0 else -self.bytes[number]
-                most = max(most, live)
-        return most
-
-
-def _tensors(tree: Any) -> Iterator[Tensor]:
-    return (leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor))
+        shown = {key: value for key, value in self.to_dict().items() if key != "workspace" or value}
+        return ", ".join(f"{key} {value / 2**20:.2f} MiB" for key, value in shown.items())
 
 
 def measure_memory(
     fn: Callable[[], Any],
     model: nn.Module | None = None,
     optimizer: torch.optim.Optimizer | None = None,
+    workspace: bool | None = None,
 ) -> Memory:
     """Count the bytes of live tensors while ``fn`` runs once.
 
@@ -123,19 +73,29 @@ def measure_memory(
         model: the learner or model, whose parameters and gradients are told apart from
             activations; without it they count as what they are: tensors.
         optimizer: whose state is told apart likewise.
+        workspace: whether to ask the allocator too; by default on a GPU, where that costs
+            nothing. On the CPU it takes a profiler, and some kinds of operators take much: a
+            batch norm's backward as much as its input (torch 2.13).
 
     >>> x = torch.ones(1024)
     >>> measure_memory(lambda: (x * 2).sum()).activations  # the product and its sum
     4100
     """
     parameters = [] if model is None else list(model.parameters())
-    counter = _LiveStorages()
+    counter = LiveStorages()
     counter.start_with([*_gradients(parameters), *_state(optimizer)])
     apart = set(range(len(counter.bytes)))
+    before = sum(counter.bytes)
     fakes = _fakes(model)
     counter.leave_out(fakes)
+    device = torch.device("cpu") if model is None else device_of(model)
+    asked = device.type == "cuda" if workspace is None else workspace
+    taken = 0
     with counter:
-        result = fn()
+        if asked and detect_fake_mode() is None:
+            result, taken = allocated_peak(fn, device)
+        else:
+            result = fn()
     gradients = _storages(_gradients(parameters))
     state = _storages(_state(optimizer))
     kept = {counter.known.get(key) for key in (*gradients, *state)}
@@ -147,6 +107,7 @@ def measure_memory(
         gradients=sum(gradients.values()),
         optimizer=sum(state.values()),
         total=weights + counter.peak(set()),
+        workspace=max(0, taken - (counter.peak(set()) - before)) if asked else 0,
     )
     del result, fakes
     return memory
