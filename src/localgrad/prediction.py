@@ -73,7 +73,7 @@ def predict_memory(
             f"optimizer is a {type(optimizer).__name__}: give its class, such as "
             "torch.optim.AdamW, or a function of the parameters that makes it"
         )
-    with _fake_step(what, example_input, model, batch, targets, precision, seconds) as fake:
+    with fake_step(what, example_input, model, batch, targets, precision, seconds) as fake:
         learner, step = fake
         once = measure_memory(step, learner)
         if optimizer is None:
@@ -105,12 +105,12 @@ def predict_flops(
 
     Arguments and errors are those of :func:`predict_memory`.
     """
-    with _fake_step(what, example_input, model, batch, targets, "fp32", seconds) as fake:
+    with fake_step(what, example_input, model, batch, targets, "fp32", seconds) as fake:
         return measure_flops(fake[1])
 
 
 @contextmanager
-def _fake_step(
+def fake_step(
     what: LocalLearner | Decoupling,
     example: Tensor,
     model: nn.Module | Chain | None,
