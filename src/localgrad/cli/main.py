@@ -43,7 +43,8 @@ def main(words: list[str] | None = None) -> int:
         return _refuse(words, f"{error.name} is missing: pip install 'localgrad[{extra}]'")
     except (MemoryError, torch.OutOfMemoryError) as error:
         reason = str(error).partition(". ")[0].partition("\n")[0] or "out of memory"
-        return _refuse(words, f"{reason}: lower --batch_size, or cut into more --blocks")
+        batch = "--batch" if "bench" in words else "--batch_size"
+        return _refuse(words, f"{reason}: lower {batch}, or cut into more --blocks")
     except KeyboardInterrupt:
         print("stopped at once; what was saved before is kept", file=sys.stderr)
         return INTERRUPTED
@@ -60,7 +61,7 @@ def _refuse(words: list[str], text: str) -> int:
 
 
 def _run(words: list[str]) -> int:
-    from localgrad.cli import audit, compare, help, listing, train
+    from localgrad.cli import audit, bench, compare, help, listing, train
     from localgrad.cli.arguments import parse
     from localgrad.cli.commands import COMMANDS
     from localgrad.experiment.config import build_config, to_yaml
@@ -80,5 +81,10 @@ def _run(words: list[str]) -> int:
     if "print_config" in flags:
         print(to_yaml(config), end="")
         return 0
-    command = {"train": train.run, "compare": compare.run, "audit": audit.run}[arguments.command]
-    return command(config, flags, shlex.join(["localgrad", *words]))
+    commands = {
+        "train": train.run,
+        "compare": compare.run,
+        "audit": audit.run,
+        "bench": bench.run,
+    }
+    return commands[arguments.command](config, flags, shlex.join(["localgrad", *words]))

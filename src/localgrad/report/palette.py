@@ -7,7 +7,9 @@ deuteranopia and protanopia (OKLab distance of at least 0.07), and so that all h
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 
@@ -103,6 +105,20 @@ _NAMES = [name for name, _ in variables(0)]
 STAND_INS = {f"#a1b2{index:02x}": name for index, name in enumerate(_NAMES)}
 
 
+_theme: ContextVar[int | None] = ContextVar("theme", default=None)
+
+
+@contextmanager
+def themed(theme: int | None) -> Iterator[None]:
+    """In here a colour is that of the light (0) or the dark (1) theme, or (None) a stand-in."""
+    kept = _theme.set(theme)
+    try:
+        yield
+    finally:
+        _theme.reset(kept)
+
+
 def token(name: str) -> str:
-    """The stand-in colour for a CSS variable."""
-    return f"#a1b2{_NAMES.index(name):02x}"
+    """The stand-in colour for a CSS variable; within ``themed(0)`` or ``themed(1)`` its value."""
+    theme = _theme.get()
+    return f"#a1b2{_NAMES.index(name):02x}" if theme is None else dict(variables(theme))[name]

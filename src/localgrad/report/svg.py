@@ -11,6 +11,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -19,38 +20,8 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from localgrad.report.palette import STAND_INS, token
+from localgrad.report.palette import INKS, STAND_INS, themed, token, variables
 
-_STYLE: dict[Any, object] = {
-    "axes.axisbelow": True,
-    "axes.edgecolor": token("line"),
-    "axes.facecolor": "none",
-    "axes.labelcolor": token("muted"),
-    "axes.labelpad": 6,
-    "axes.labelsize": 11,
-    "axes.spines.left": False,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "figure.constrained_layout.h_pad": 3 / 72,
-    "figure.constrained_layout.w_pad": 3 / 72,
-    "figure.dpi": 72,
-    "figure.facecolor": "none",
-    "font.size": 11,
-    "grid.color": token("line"),
-    "grid.linewidth": 0.8,
-    "hatch.linewidth": 1.6,
-    "lines.solid_capstyle": "round",
-    "svg.fonttype": "none",
-    "svg.hashsalt": "localgrad",
-    "text.color": token("ink"),
-    "text.parse_math": False,
-    "xtick.color": token("line"),
-    "xtick.labelcolor": token("muted"),
-    "xtick.major.size": 3,
-    "ytick.color": token("line"),
-    "ytick.labelcolor": token("muted"),
-    "ytick.major.size": 0,
-}
 _REFERENCE = re.compile(r"#([A-Za-z][\w.-]*)")
 _COLOUR = re.compile("|".join(STAND_INS))
 _LONG = re.compile(r"-?\d+\.\d{3,}")
@@ -59,14 +30,50 @@ _FAMILY = re.compile(r"(font: [^;']*)'[^;]*")  # as matplotlib wrote it before 3
 _DEFAULTS = re.compile(r"font-family: [^;]*(; )?|font-size: 11px(; )?")
 
 
+def _style() -> dict[Any, object]:
+    return {
+        "axes.axisbelow": True,
+        "axes.edgecolor": token("line"),
+        "axes.facecolor": "none",
+        "axes.labelcolor": token("muted"),
+        "axes.labelpad": 6,
+        "axes.labelsize": 11,
+        "axes.spines.left": False,
+        "axes.spines.right": False,
+        "axes.spines.top": False,
+        "figure.constrained_layout.h_pad": 3 / 72,
+        "figure.constrained_layout.w_pad": 3 / 72,
+        "figure.dpi": 72,
+        "figure.facecolor": "none",
+        "font.size": 11,
+        "grid.color": token("line"),
+        "grid.linewidth": 0.8,
+        "hatch.linewidth": 1.6,
+        "lines.solid_capstyle": "round",
+        "svg.fonttype": "none",
+        "svg.hashsalt": "localgrad",
+        "text.color": token("ink"),
+        "text.parse_math": False,
+        "xtick.color": token("line"),
+        "xtick.labelcolor": token("muted"),
+        "xtick.major.size": 3,
+        "ytick.color": token("line"),
+        "ytick.labelcolor": token("muted"),
+        "ytick.major.size": 0,
+    }
+
+
 @contextmanager
-def drawing() -> Iterator[None]:
-    """Draw and save figures in here: the user's own matplotlib settings are put back after."""
-    with matplotlib.rc_context(), warnings.catch_warnings():
+def drawing(theme: int | None = None) -> Iterator[None]:
+    """Draw and save figures in here: the user's own matplotlib settings are put back after.
+
+    A theme, light (0) or dark (1), is for what has no style sheet: a picture made of pixels.
+    """
+    with themed(theme), matplotlib.rc_context(), warnings.catch_warnings():
         # The page's own fonts draw the text; matplotlib only measures it.
         warnings.filterwarnings("ignore", message="Glyph")
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_STYLE)
+        matplotlib.rcParams.update(_style())
         yield
 
 
@@ -115,6 +122,29 @@ def inline(figure: Figure, name: str, title: str = "", description: str = "") ->
         root.set("aria-hidden", "true")
     # Safe: every text went through matplotlib or ElementTree, which escape it.
     return Markup(ElementTree.tostring(root, encoding="unicode"))
+
+
+def alone(figure: Figure, title: str, description: str) -> str:
+    """The figure as an SVG file: with its own colours, light or dark as the reader's system is."""
+    root = ElementTree.fromstring(inline(figure, "figure", title, description))
+    width, height = (round(size) for size in figure.get_size_inches() * 72)
+    attributes = {"xmlns": "http://www.w3.org/2000/svg", "width": width, "height": height}
+    for name, value in attributes.items():
+        root.set(name, str(value))
+    themes = ["".join(f"--{name}:{value};" for name, value in variables(n)) for n in (0, 1)]
+    style = ElementTree.Element("style")
+    style.text = (
+        f"svg{{--sans:system-ui,sans-serif;font-family:var(--sans);font-size:11px;{themes[0]}}}"
+        f"@media (prefers-color-scheme:dark){{svg{{{themes[1]}}}}}"
+    )
+    page = ElementTree.Element("rect", width="100%", height="100%", fill="var(--page)")
+    root[2:2] = [style, page]  # after title and description
+    return ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+def png(figure: Figure, path: Path) -> None:
+    """Write the figure as pixels, two for each CSS pixel, in the light theme."""
+    figure.savefig(path, format="png", dpi=144, facecolor=INKS["page"][0])
 
 
 def _plain_names(root: ElementTree.Element) -> None:
