@@ -7,6 +7,7 @@ is the one for real tensors, and finds the same bytes.
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -126,27 +127,25 @@ def fake_step(
         )
     if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
         raise LocalgradError(f"batch={batch!r}: must be a whole number >= 1")
-    lent = isinstance(what, LocalLearner)
-    if isinstance(what, LocalLearner):
-        learner = what
-    elif model is None:
+    if not isinstance(what, LocalLearner) and model is None:
         raise LocalgradError("a decoupling knows no sizes: give model=, the network that it is for")
-    else:
-        learner = decouple(model, what, example_input=example)
-    parameters = list(learner.parameters())
-    held = [p.grad for p in parameters]
-    for parameter in parameters:
-        parameter.grad = None
+    learner = (
+        what
+        if isinstance(what, LocalLearner)
+        else decouple(model, what, example_input=example)  # type: ignore[arg-type]
+    )
     device = device_of(learner)
     rows = batch or len(example)
     shape = _target_shape(learner, example) if targets is None else targets.shape[1:]
     kind = torch.long if targets is None else targets.dtype
     last = example.dim() == 4 and not example.is_contiguous()
     layout = torch.channels_last if last else torch.contiguous_format
+    mode = FakeTensorMode(allow_non_fake_inputs=True)  # constants that are no buffers
     try:
+        fake = _without_content(learner, mode)
         with (
             torch.random.fork_rng([device] if device.type == "cuda" else []),
-            FakeTensorMode(allow_non_fake_inputs=True),
+            mode,
             _deadline(seconds),
         ):
             x = torch.empty((rows, *example.shape[1:]), dtype=example.dtype, device=device)
@@ -157,14 +156,21 @@ def fake_step(
                 with torch.autocast(
                     device.type, PRECISIONS[precision], enabled=precision != "fp32"
                 ):
-                    return learner.step(x, y)
+                    return fake.step(x, y)
 
-            yield learner, step
+            yield fake, step
     finally:
-        for parameter, gradient in zip(parameters, held, strict=True):
-            parameter.grad = gradient
-        if not lent:
+        if not isinstance(what, LocalLearner):
             learner.release()
+
+
+def _without_content(learner: LocalLearner, mode: FakeTensorMode) -> LocalLearner:
+    """Return a copy that shares no tensor with the learner: its weights are shapes alone."""
+    held = (*learner.parameters(), *learner.buffers())
+    known = {id(tensor): mode.from_tensor(tensor) for tensor in held}
+    for tensor in held:
+        known[id(tensor)].grad = None
+    return copy.deepcopy(learner, known)
 
 
 def _target_shape(learner: LocalLearner, example: Tensor) -> torch.Size:
