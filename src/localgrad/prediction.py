@@ -130,9 +130,7 @@ def fake_step(
     if not isinstance(what, LocalLearner) and model is None:
         raise LocalgradError("a decoupling knows no sizes: give model=, the network that it is for")
     learner = (
-        what
-        if isinstance(what, LocalLearner)
-        else decouple(model, what, example_input=example)  # type: ignore[arg-type]
+        what if isinstance(what, LocalLearner) else decouple(model, what, example_input=example)  # type: ignore[arg-type]
     )
     device = device_of(learner)
     rows = batch or len(example)

@@ -47,5 +47,9 @@ def shown(count: float) -> str:
     for power, unit in ((3, "GiB"), (2, "MiB"), (1, "KiB")):
         value = count / 1024**power
         if value >= 1:
-            return f"{value:.2f} {unit}" if value < 10 else f"{value:.{1 if value < 100 else 0}f} {unit}"
+            return (
+                f"{value:.2f} {unit}"
+                if value < 10
+                else f"{value:.{1 if value < 100 else 0}f} {unit}"
+            )
     return f"{count:.0f} bytes"

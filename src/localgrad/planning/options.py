@@ -65,9 +65,9 @@ class Option:
         """What it is called, number of blocks included.
 
         >>> Option(M.BackLink(), 4, "unit").label, Option(M.Backprop(), micro_batches=4).label
-        ('BackLink L=1, K=4 + checkpoint unit', 'BP in 4 micro-batches')
+        ('BackLink L=1 K=4 + checkpoint unit', 'BP in 4 micro-batches')
         """
-        blocks = f", K={self.blocks}" if self.blocks else ""
+        blocks = f" K={self.blocks}" if self.blocks else ""
         inside = f" + checkpoint {self.checkpoint}" if self.checkpoint else ""
         parts = f" in {self.micro_batches} micro-batches" if self.micro_batches > 1 else ""
         return f"{M.label(self.method)}{blocks}{inside}{parts}"
@@ -94,7 +94,9 @@ class Option:
         chain = model if isinstance(model, Chain) else Chain.of(model, example_input)
         decoupling = self.method(chain, chain.cuts(self.blocks))
         if self.checkpoint is not None:
-            blocks = tuple(replace(block, checkpoint=self.checkpoint) for block in decoupling.blocks)
+            blocks = tuple(
+                replace(block, checkpoint=self.checkpoint) for block in decoupling.blocks
+            )
             decoupling = replace(decoupling, blocks=blocks)
         return decouple(chain, decoupling, example_input=example_input, loss=loss, ties=ties)
 
@@ -119,8 +121,8 @@ def options(
         LocalgradError: a rule is unknown, or a number of blocks is out of range.
 
     >>> [option.label for option in options(4, ["greedy"])]
-    ['BP', 'BP + checkpoint unit', 'BP + checkpoint sqrt', 'Greedy, K=2', 'Greedy, K=4', \
-'Greedy, K=2 + checkpoint unit', 'Greedy, K=4 + checkpoint unit']
+    ['BP', 'BP + checkpoint unit', 'BP + checkpoint sqrt', 'Greedy K=2', 'Greedy K=4', \
+'Greedy K=2 + checkpoint unit', 'Greedy K=4 + checkpoint unit']
     """
     for count in blocks or ():
         if not 1 < count <= units:

@@ -42,6 +42,7 @@ class Plan:
         stopped: the option at which the time was up; None: all were predicted.
         planned: how many options there were to predict.
         example_bytes: of the batch itself, which comes on top of every total.
+        baseline_batch: rows of the steps of BP that others' times are compared with.
     """
 
     network: str
@@ -54,6 +55,7 @@ class Plan:
     stopped: str | None = None
     planned: int = 0
     example_bytes: int = 0
+    baseline_batch: int | None = None
 
     @property
     def best(self) -> Row | None:
@@ -76,8 +78,11 @@ class Plan:
             "example_bytes": self.example_bytes,
             "recommended": None if best is None else best.option.label,
             "reason": self.advice.reason,
-            "others": [{"label": row.option.label, "reason": why} for row, why in self.advice.others],
+            "others": [
+                {"label": row.option.label, "reason": why} for row, why in self.advice.others
+            ],
             "rows": [row.to_dict(self.budget, self.batch) for row in self.rows],
+            "baseline_batch": self.baseline_batch,
             "left_out": dict(self.left_out),
             "stopped": self.stopped,
         }
@@ -170,6 +175,12 @@ def plan(
     return planner.run(options(len(chain), rules, blocks), seconds)
 
 
+def has_norms(chain: Chain) -> bool:
+    """Whether a BatchNorm sees the rows of a step together."""
+    kind = nn.modules.batchnorm._BatchNorm
+    return any(isinstance(module, kind) for module in chain.model.modules())
+
+
 class _TimeIsUp(Exception):
     pass
 
@@ -197,8 +208,7 @@ class _Planner:
         self.rows: list[Row] = []
         self.found: dict[Option, Prediction] = {}
         self.left_out: list[tuple[str, str]] = []
-        norms = (nn.modules.batchnorm._BatchNorm,)
-        self.norms = any(isinstance(module, norms) for module in chain.model.modules())
+        self.norms = has_norms(chain)
 
     def run(self, wanted: list[Option], seconds: float | None) -> Plan:
         """Predict what is wanted, then what follows from it."""
@@ -335,7 +345,9 @@ class _Planner:
     def find_largest(self) -> None:
         """Find the largest batch of what is recommended, or of the least where nothing fits."""
         advice = self.advice()
-        named = [row for row in (advice.best, *(row for row, _ in advice.others)) if row is not None]
+        named = [
+            row for row in (advice.best, *(row for row, _ in advice.others)) if row is not None
+        ]
         if advice.best is None:
             named = [min(self.rows, key=lambda row: row.total)]
         for row in named:

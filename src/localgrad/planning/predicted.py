@@ -59,14 +59,14 @@ def predict(
     """
     part = batch // micro_batches
     found: list[Memory] = []
-    with fake_step(learner, example_input, None, part, None, precision, seconds) as (_, step):
+    with fake_step(learner, example_input, None, part, None, precision, seconds) as (fake, step):
         with FlopCounter() as counter:
-            found.append(measure_memory(step, learner))
+            found.append(measure_memory(step, fake))
         if micro_batches > 1:  # the third part is as the second
-            found.append(measure_memory(step, learner))
-        stepping = optimizer(list(learner.parameters()))
+            found.append(measure_memory(step, fake))
+        stepping = optimizer(list(fake.parameters()))
         stepping.step()  # its state is there from now on
-        update = measure_memory(stepping.step, learner, stepping)
+        update = measure_memory(stepping.step, fake, stepping)
     most = max(found, key=lambda memory: memory.total)
     memory = replace(update, activations=most.activations, total=0)
     draft = Prediction(memory, micro_batches * counter.flops, update.total)
@@ -81,8 +81,8 @@ def predict_step(
     seconds: float | None = None,
 ) -> Memory:
     """Return the bytes of a step alone; arguments as of :func:`predict`."""
-    with fake_step(learner, example_input, None, batch, None, precision, seconds) as (_, step):
-        return measure_memory(step, learner)
+    with fake_step(learner, example_input, None, batch, None, precision, seconds) as (fake, step):
+        return measure_memory(step, fake)
 
 
 def training_step(
