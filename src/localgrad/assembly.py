@@ -16,6 +16,7 @@ from localgrad import heads as head_room
 from localgrad import losses as loss_room
 from localgrad import methods as method_room
 from localgrad import ties as tie_room
+from localgrad.balance import balanced
 from localgrad.chain import Chain, Unit
 from localgrad.decoupling import Decoupling
 from localgrad.errors import LocalgradError
@@ -35,6 +36,7 @@ def decouple(
     granularity: str = "unit",
     units: Sequence[str] | None = None,
     ties: str | None = None,
+    balance: str | None = None,
 ) -> LocalLearner:
     """Cut a model into blocks that learn by local gradients.
 
@@ -51,6 +53,9 @@ def decouple(
         granularity, units: what the units of a model are, see :meth:`Chain.of`.
         ties: which block trains a parameter that several blocks use: ``"first"``, ``"last"`` or
             ``"untie"`` (:mod:`localgrad.ties`). None refuses one, or leaves it to the decoupling.
+        balance: how to cut into ``blocks``: ``"memory"`` for the smallest peak of activations,
+            ``"time"`` for the shortest longest block (:mod:`localgrad.balance`). None: published
+            cuts, else equal numbers of units.
 
     Returns:
         A learner; its ``step(x, y)`` takes the place of forward, loss and backward.
@@ -72,7 +77,7 @@ def decouple(
     chain = _chain_of(model, example_input, granularity, units)
     if isinstance(method, Decoupling):
         decoupling = method
-        if blocks is not None or cuts is not None:
+        if blocks is not None or cuts is not None or balance is not None:
             raise LocalgradError("a finished decoupling has its cuts: give neither blocks nor cuts")
         if decoupling.units != chain.names:
             raise LocalgradError(
@@ -86,6 +91,14 @@ def decouple(
             raise LocalgradError(
                 f"{rule!r} is not a method: it needs a name and a call (chain, cuts) -> Decoupling"
             )
+        if balance is not None and (blocks is None or cuts is not None):
+            raise LocalgradError("balance= chooses the cuts of blocks=K: give that, and no cuts=")
+        if balance is not None and blocks is not None:
+            cuts = [
+                end - 1
+                for end in balanced(chain, rule, blocks, balance, example_input, loss)[:-1]
+            ]
+            blocks = None
         decoupling = rule(chain, chain.cuts(blocks, cuts))
         if not isinstance(decoupling, Decoupling):
             raise LocalgradError(f"method {rule.name!r} returned {decoupling!r}, not a Decoupling")

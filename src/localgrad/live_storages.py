@@ -57,15 +57,28 @@ class LiveStorages(TorchDispatchMode):
         if number is not None:
             self.log.append(~number)
 
-    def peak(self, without: set[int]) -> int:
-        """Return the most bytes alive at once, leaving out the storages numbered in ``without``."""
-        live = most = 0
-        for entry in self.log:
-            number = entry if entry >= 0 else ~entry
-            if number not in without:
-                live += self.bytes[number] if entry >= 0 else -self.bytes[number]
-                most = max(most, live)
+    def peak(self, without: set[int], since: int = 0, until: int | None = None) -> int:
+        """Return the most bytes alive at once, leaving out the storages numbered in ``without``.
+
+        Args:
+            without: numbers of storages.
+            since, until: entries of the log to look at; what was alive before them counts.
+        """
+        live = most = self.alive(without, since)
+        for entry in self.log[since:until]:
+            live += self._change(entry, without)
+            most = max(most, live)
         return most
+
+    def alive(self, without: set[int], until: int | None = None) -> int:
+        """Return the bytes alive after so many entries of the log, by default now."""
+        return sum(self._change(entry, without) for entry in self.log[:until])
+
+    def _change(self, entry: int, without: set[int]) -> int:
+        number = entry if entry >= 0 else ~entry
+        if number in without:
+            return 0
+        return self.bytes[number] if entry >= 0 else -self.bytes[number]
 
 
 def tensors_in(tree: Any) -> Iterator[Tensor]:

@@ -7,7 +7,6 @@ is the one for real tensors, and finds the same bytes.
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -26,6 +25,7 @@ from localgrad.flops import measure_flops
 from localgrad.learner import LocalLearner
 from localgrad.memory import Memory, measure_memory
 from localgrad.model_state import device_of
+from localgrad.without_content import without_content
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 Factory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
@@ -140,7 +140,8 @@ def fake_step(
     layout = torch.channels_last if last else torch.contiguous_format
     mode = FakeTensorMode(allow_non_fake_inputs=True)  # constants that are no buffers
     try:
-        fake = _without_content(learner, mode)
+        held = (*learner.parameters(), *learner.buffers())
+        fake = without_content(learner, held, mode)
         with (
             torch.random.fork_rng([device] if device.type == "cuda" else []),
             mode,
@@ -160,15 +161,6 @@ def fake_step(
     finally:
         if not isinstance(what, LocalLearner):
             learner.release()
-
-
-def _without_content(learner: LocalLearner, mode: FakeTensorMode) -> LocalLearner:
-    """Return a copy that shares no tensor with the learner: its weights are shapes alone."""
-    held = (*learner.parameters(), *learner.buffers())
-    known = {id(tensor): mode.from_tensor(tensor) for tensor in held}
-    for tensor in held:
-        known[id(tensor)].grad = None
-    return copy.deepcopy(learner, known)
 
 
 def _target_shape(learner: LocalLearner, example: Tensor) -> torch.Size:
