@@ -95,8 +95,7 @@ def decouple(
             raise LocalgradError("balance= chooses the cuts of blocks=K: give that, and no cuts=")
         if balance is not None and blocks is not None:
             cuts = [
-                end - 1
-                for end in balanced(chain, rule, blocks, balance, example_input, loss)[:-1]
+                end - 1 for end in balanced(chain, rule, blocks, balance, example_input, loss)[:-1]
             ]
             blocks = None
         decoupling = rule(chain, chain.cuts(blocks, cuts))

@@ -88,9 +88,7 @@ class _Part:
     targets: Tensor
 
 
-def _parts(
-    chain: Chain, finest: Decoupling, example: Tensor, task: Task
-) -> Iterator[_Part | None]:
+def _parts(chain: Chain, finest: Decoupling, example: Tensor, task: Task) -> Iterator[_Part | None]:
     """Yield a part for each unit; None where the rule has no block end there."""
     shapes, out = chain.shapes(example)
     classes, tokens = (out[-1] if out else 0), (out[0] if len(out) == 2 else None)
@@ -146,7 +144,9 @@ def _peaks(
     chain: Chain, parts: list[_Part | None], example: Tensor, how: str | None
 ) -> tuple[list[Footprint], list[int]]:
     heads = [part.head for part in parts if part is not None and part.head is not None]
-    held = [t for module in (chain.model, *heads) for t in (*module.parameters(), *module.buffers())]
+    held = [
+        t for module in (chain.model, *heads) for t in (*module.parameters(), *module.buffers())
+    ]
     held += [example, *(part.targets for part in parts if part is not None)]
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     chain, parts, example = without_content((chain, parts, example), held, mode)
@@ -185,9 +185,7 @@ def _footprint(
     return Footprint(output, kept if trains else output, forward, back, crossing)
 
 
-def _head_peak(
-    judge: Callable[[Tensor], Tensor], x: Tensor, parameters: list[nn.Parameter]
-) -> int:
+def _head_peak(judge: Callable[[Tensor], Tensor], x: Tensor, parameters: list[nn.Parameter]) -> int:
     leaf = x.detach().requires_grad_()
     with LiveStorages() as counter:
         torch.autograd.backward(judge(leaf))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import statistics
 import time
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from localgrad.planning.plan import Plan, has_norms
 from localgrad.planning.predicted import training_step
 from localgrad.planning.row import Row
 from localgrad.prediction import PRECISIONS, Factory
+from localgrad.without_content import deep_copy
 
 Batch = Callable[[int], tuple[Tensor, Tensor]]
 
@@ -126,7 +126,7 @@ class _Bench:
         """Return a training step of a copy of the network, the copy's learner and optimizer."""
         lent = row.decouple(self.chain, self.inputs(2)[0], self.loss)
         try:
-            learner = copy.deepcopy(lent)
+            learner = deep_copy(lent)
         finally:
             lent.release()
         optimizer = self.optimizer(list(learner.parameters()))

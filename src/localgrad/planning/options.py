@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import Tensor, nn
-from torch.nn import functional as F
-
 from localgrad import methods as M
-from localgrad.assembly import decouple
 from localgrad.chain import Chain
+from localgrad.decoupling import Decoupling
 from localgrad.errors import LocalgradError
-from localgrad.learner import LocalLearner
 
 #: Numbers of blocks that are tried; one block a unit is added.
 BLOCKS = (2, 4, 8, 16)
@@ -80,25 +76,13 @@ class Option:
             name = f"{name} pool_linear" if name == "BackLink" else name
         return _NEAREST.index(name) if name in _NEAREST else len(_NEAREST)
 
-    def decouple(
-        self,
-        model: nn.Module | Chain,
-        example_input: Tensor,
-        loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
-        ties: str | None = None,
-    ) -> LocalLearner:
-        """Return a learner of this option; arguments and errors as of :func:`localgrad.decouple`.
-
-        Micro-batches are the loop's: a ``step`` for each, then gradients divided by their number.
-        """
-        chain = model if isinstance(model, Chain) else Chain.of(model, example_input)
-        decoupling = self.method(chain, chain.cuts(self.blocks))
-        if self.checkpoint is not None:
-            blocks = tuple(
-                replace(block, checkpoint=self.checkpoint) for block in decoupling.blocks
-            )
-            decoupling = replace(decoupling, blocks=blocks)
-        return decouple(chain, decoupling, example_input=example_input, loss=loss, ties=ties)
+    def decoupling(self, chain: Chain, ends: tuple[int, ...] | None) -> Decoupling:
+        """Return the rule's blocks over these cuts, with the checkpointing inside of them."""
+        found: Decoupling = self.method(chain, ends)
+        if self.checkpoint is None:
+            return found
+        blocks = tuple(replace(block, checkpoint=self.checkpoint) for block in found.blocks)
+        return replace(found, blocks=blocks)
 
 
 def options(

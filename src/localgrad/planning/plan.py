@@ -11,12 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from localgrad.assembly import decouple
 from localgrad.chain import Chain
 from localgrad.errors import LocalgradError
 from localgrad.learner import LocalLearner
 from localgrad.methods import Method
 from localgrad.planning.advice import Advice, advise
 from localgrad.planning.budget import read_bytes, shown
+from localgrad.planning.cuts import Cuts
 from localgrad.planning.options import Option, options
 from localgrad.planning.predicted import Prediction, predict, predict_step
 from localgrad.planning.row import Row
@@ -146,7 +148,7 @@ def plan(
             cut or predicted; the time is up before BP is predicted.
 
     >>> from localgrad.networks import resnet20
-    >>> found = plan(resnet20(), torch.rand(2, 3, 32, 32), "100 MiB", 128, rules=["greedy"], blocks=[2])
+    >>> found = plan(resnet20(), torch.rand(2, 3, 32, 32), "90 MiB", 128, rules=["greedy"])
     >>> found.best.option.label
     'BP + checkpoint unit'
     >>> print(found.advice.reason)
@@ -181,7 +183,7 @@ def has_norms(chain: Chain) -> bool:
     return any(isinstance(module, kind) for module in chain.model.modules())
 
 
-class _TimeIsUp(Exception):
+class _TimeIsUpError(Exception):
     pass
 
 
@@ -209,6 +211,7 @@ class _Planner:
         self.found: dict[Option, Prediction] = {}
         self.left_out: list[tuple[str, str]] = []
         self.norms = has_norms(chain)
+        self.cuts = Cuts(chain, example, loss)
 
     def run(self, wanted: list[Option], seconds: float | None) -> Plan:
         """Predict what is wanted, then what follows from it."""
@@ -220,7 +223,7 @@ class _Planner:
             for current in self.accumulated():
                 self.add(current)
             self.find_largest()
-        except _TimeIsUp:
+        except _TimeIsUpError:
             stopped = current.label
             if not self.rows:
                 raise LocalgradError(
@@ -251,7 +254,14 @@ class _Planner:
         """Predict an option; where the network does not take it, note why."""
         self.watch(option.label)
         try:
-            learner = option.decouple(self.chain, self.example, self.loss, self.ties)
+            ends = self.in_time(lambda left: self.cuts.ends(option))
+            learner = decouple(
+                self.chain,
+                option.decoupling(self.chain, ends),
+                example_input=self.example,
+                loss=self.loss,
+                ties=self.ties,
+            )
         except LocalgradError as error:
             if not self.rows:  # BP itself
                 raise
@@ -300,12 +310,12 @@ class _Planner:
         """Call with the seconds that are left; an error because of them ends the plan."""
         left = None if self.end is None else self.end - time.monotonic()
         if left is not None and left <= 0:
-            raise _TimeIsUp
+            raise _TimeIsUpError
         try:
             return call(left)
         except LocalgradError:
             if self.end is not None and time.monotonic() >= self.end:
-                raise _TimeIsUp from None
+                raise _TimeIsUpError from None
             raise
         # what an operator refuses under fake tensors
         except (RuntimeError, NotImplementedError, TypeError) as error:
@@ -327,7 +337,7 @@ class _Planner:
         return largest_batch(peak, self.budget, {self.batch: row.total}, least)
 
     def accumulated(self) -> Iterable[Option]:
-        """Yield micro-batches of BP and of its leanest checkpointing, where the batch is too much."""
+        """Yield parts of the batch, for BP and its leanest checkpointing, where all is too much."""
         plain = [row for row in self.rows if row.option.kind in _ALWAYS]
         over = [row for row in plain if row.total > self.budget]
         lean = max(over[1:], key=lambda row: row.largest_batch or 0, default=None)
