@@ -24,15 +24,25 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "traced resnet": foreign.small_resnet,
     "traced vit": foreign.small_vit,
     "dropout": lambda: nn.Sequential(
-        nn.Flatten(), nn.Linear(3072, 64), nn.Dropout(0.5), nn.Linear(64, 64), nn.ReLU(),
-        nn.Linear(64, 32), nn.Dropout(0.1), nn.Linear(32, 32), nn.Linear(32, 10)
+        nn.Flatten(),
+        nn.Linear(3072, 64),
+        nn.Dropout(0.5),
+        nn.Linear(64, 64),
+        nn.ReLU(),
+        nn.Linear(64, 32),
+        nn.Dropout(0.1),
+        nn.Linear(32, 32),
+        nn.Linear(32, 10),
     ),
 }
 RULES = [M.Backprop(), M.Backprop("unit"), M.Greedy(), M.BackLink(), M.AugLocal(1)]
 
 
 def measured(
-    learner: localgrad.LocalLearner, x: Tensor, y: Tensor, make: Callable[..., torch.optim.Optimizer]
+    learner: localgrad.LocalLearner,
+    x: Tensor,
+    y: Tensor,
+    make: Callable[..., torch.optim.Optimizer],
 ) -> localgrad.Memory:
     optimizer = make(learner.parameters())
 

@@ -92,7 +92,7 @@ FLAGS = {
     "budget": Flag("memory that a step may take, such as 8GiB", ("plan",), "text", "SIZE"),
     "measure": Flag("also time what is proposed, on this device", ("plan",)),
     "largest": Flag("also find the largest batch of every option", ("plan",)),
-    "seconds": Flag("stop after so long [120]", ("plan",), "text", "N"),
+    "seconds": Flag("stop after so long [300]", ("plan",), "text", "N"),
     "resume": Flag("go on where --out stopped; start it if there is nothing yet", _RUNS),
     "json": Flag("also write what is printed as JSON", tuple(COMMANDS), "file"),
     "plot": Flag("also draw a figure: .svg or .png (audit: .svg)", ("audit", "bench"), "file"),

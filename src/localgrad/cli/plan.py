@@ -18,7 +18,7 @@ from localgrad.experiment.made_up import MadeUp, make, read_count, read_shape
 from localgrad.experiment.schedule import build_optimizer
 from localgrad.planning import Row, check_precision, measure, plan, read_bytes, shown
 
-BATCH, SECONDS = "128", "120"
+BATCH, SECONDS = "128", "300"
 
 
 def run(config: Config, flags: dict[str, Any], command: str) -> int:

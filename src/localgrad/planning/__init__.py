@@ -7,8 +7,8 @@ take, and says which one to choose and why. ``options`` says what is tried, ``pr
 
 from localgrad.planning.advice import Advice, advise
 from localgrad.planning.budget import read_bytes, shown
-from localgrad.planning.options import Option, options
 from localgrad.planning.measured import check_precision, measure
+from localgrad.planning.options import Option, options
 from localgrad.planning.plan import Plan, plan
 from localgrad.planning.predicted import training_step
 from localgrad.planning.row import Row

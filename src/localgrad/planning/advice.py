@@ -79,14 +79,16 @@ def _order(row: Row, batch: int, norms: bool) -> tuple[float, ...]:
     if option.kind == "bp":
         return (1,)
     if option.kind == "checkpoint":
-        return (2, row.cost, row.total)
+        return (2, row.cost, 1, row.total)
     if option.kind == "local":
         return (4, row.losses, option.farness, row.cost, row.total)
     if norms:
         enough = batch // option.micro_batches >= ENOUGH_FOR_NORMS
-        return (3, row.cost, row.total) if enough else (5, option.micro_batches, row.cost)
+        return (
+            (3, row.cost, option.micro_batches) if enough else (5, option.micro_batches, row.cost)
+        )
     few = option.micro_batches <= FEW_PARTS or row.time_ratio is not None
-    return (2 if few else 2.5, row.cost, row.total)
+    return (2 if few else 2.5, row.cost, option.micro_batches)
 
 
 def _sort(row: Row) -> str:

@@ -7,7 +7,6 @@ once: the units' bytes depend on the checkpointing alone, the heads' on the rule
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch

@@ -66,15 +66,15 @@ def measure(
     bench = _Bench(chain, inputs, loss, optimizer, plan.precision, repeats)
     base = _baseline(plan, device, inputs)
     end = None if seconds is None else time.monotonic() + seconds
-    found: dict[Row, Row] = {}
+    found: dict[str, Row] = {}
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         baseline = None if base is None else bench.ready(plan.rows[0], base)
         for row in chosen:
             if end is not None and found and time.monotonic() > end:
                 break
             watch(row.option.label)
-            found[row] = bench.measured(row, plan.batch, baseline, base)
-    rows = tuple(found.get(row, row) for row in plan.rows)
+            found[row.option.label] = bench.measured(row, plan.batch, baseline, base)
+    rows = tuple(found.get(row.option.label, row) for row in plan.rows)
     advice = advise(rows, plan.budget, plan.batch, has_norms(chain))
     return replace(plan, rows=rows, advice=advice, baseline_batch=base)
 

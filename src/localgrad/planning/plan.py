@@ -152,7 +152,7 @@ def plan(
     >>> found.best.option.label
     'BP + checkpoint unit'
     >>> print(found.advice.reason)
-    BP + checkpoint unit fits at 67.2 MiB: the same gradients as BP for 1.33 times its FLOPs
+    BP + checkpoint unit fits at 78.1 MiB: the same gradients as BP for 1.33 times its FLOPs
     """
     limit = read_bytes(budget)
     if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
@@ -349,7 +349,6 @@ class _Planner:
                 # gradients are held from the start: it may just not fit
                 if self.rows[-1].option != option or self.rows[-1].total <= self.budget:
                     break
-                self.rows.pop()
                 part = micro_batch(self.batch, part - 1)
 
     def find_largest(self) -> None:
