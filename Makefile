@@ -38,7 +38,7 @@ format: $(READY)  ## put the code in the project's format
 	$(BIN)/ruff format .
 
 bench: $(READY)  ## step time, memory and FLOPs of every rule against BP on this machine
-	$(BIN)/python benchmarks/cpu/step.py --network resnet32 --json benchmarks/results/step-resnet32-cpu.json
+	$(BIN)/python benchmarks/cpu/step.py --case resnet32 --json benchmarks/results/step-resnet32-cpu.json
 
 docs: $(READY)  ## write the tables in README and docs anew from benchmarks/results
 	$(BIN)/python benchmarks/tables.py

@@ -13,6 +13,7 @@ import re
 import statistics
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,10 @@ DOCUMENTS = (
     "docs/language-models.md",
     "docs/any-network.md",
     "docs/architectures.md",
+    "docs/memory-and-speed.md",
 )
+STEPS = ("resnet32", "resnet110", "resnet50", "resnet101", "vit", "gpt2")
+FIGURE = ROOT / "docs" / "memory-time.svg"
 CHECKS = ("cut", "equal", "greedy", "backlink", "auglocal")
 Row = dict[str, Any]
 
@@ -152,6 +156,125 @@ def step_table(network: str) -> str:
         f"{table}\n\nOne training step of {network}, batch {about['batch']}, channels-last, fp32; "
         f"time: median of {about['n']} steps taken in turn with BP's; {about['hardware']}, torch "
         f"{versions['torch']}; {about['date'][:10]}."
+    )
+
+
+def bench_of(case: str) -> Row | None:
+    """Return what benchmarks/cpu/step.py found; None where it has not run."""
+    if not (RESULTS / f"step-{case}-cpu.json").exists():
+        return None
+    found = read(f"step-{case}-cpu")
+    return found if "predicted" in found else None
+
+
+def times_bp(row: Row, key: str, digits: int = 2) -> str:
+    return "-" if row[key] is None else f"{row[key]:.{digits}f}"
+
+
+def bench_table(case: str) -> str:
+    """Every rule and number of blocks on one network: memory, FLOPs, time."""
+    found = bench_of(case)
+    if found is None:
+        return f"Not measured yet: `python benchmarks/cpu/step.py --case {case}`."
+    header = ["rule", "K", "losses", "activations ÷ BP", "in all ÷ BP", "FLOPs ÷ BP"]
+    table = markdown(
+        [*header, "time ÷ BP", f"{found['inputs']}/s"],
+        [
+            [
+                row["rule"],
+                str(row["blocks"] or "-"),
+                str(row["losses"]),
+                times_bp(row, "memory_ratio"),
+                times_bp(row, "total_ratio"),
+                times_bp(row, "flops_ratio"),
+                f"{times_bp(row, 'time_ratio')} ± {times_bp(row, 'time_ratio_std')}",
+                f"{row['per_second']:,.{0 if row['per_second'] >= 100 else 1}f}",
+            ]
+            for row in found["rows"]
+        ],
+    )
+    text = (
+        f"{table}\n\n{found['network']}, {found['input']}, batch {found['batch']}, channels-last, "
+        f"{found['precision']}, SGD with momentum; time: median of {found['n']} steps taken in "
+        f"turn with BP's ± standard deviation; {found['hardware']}, torch "
+        f"{found['versions']['torch']}; {found['date'][:10]}."
+    )
+    return text if not found["predicted"] else f"{text}\n\n{predicted_table(found)}"
+
+
+def predicted_table(found: Row) -> str:
+    """The same rules at the batches that people train, predicted."""
+    header = ["batch", "rule", "K", "activations, GiB", "÷ BP", "in all, GiB", "÷ BP", "FLOPs ÷ BP"]
+    rows = found["predicted"]
+    table = markdown(
+        header,
+        [
+            [
+                str(row["batch"]),
+                row["rule"],
+                str(row["blocks"] or "-"),
+                f"{row['activation_bytes'] / 2**30:.2f}",
+                times_bp(row, "memory_ratio"),
+                f"{row['total_bytes'] / 2**30:.2f}",
+                times_bp(row, "total_ratio"),
+                times_bp(row, "flops_ratio"),
+            ]
+            for row in rows
+        ],
+    )
+    return f"{table}\n\nPredicted, {rows[0]['input']}, {rows[0]['precision']}."
+
+
+def drawn_rows(found: Row) -> list[Row]:
+    """Return the rows of a figure: one form of each rule, or the labels would run together."""
+    first = {"greedy": "Greedy", "backlink": "BackLink L=1 pool_linear", "auglocal": "AugLocal d=2"}
+    return [row for row in found["rows"] if first.get(row["method"], row["rule"]) == row["rule"]]
+
+
+def memory_time_figure() -> str:
+    """The place of the figure that :func:`draw` makes."""
+    if not any(bench_of(case) for case in STEPS):
+        return "Not measured yet: `python benchmarks/cpu/step.py`, then `make docs`."
+    return f"![Peak memory of a step against its time, network by network]({FIGURE.name})"
+
+
+def draw() -> None:
+    """Draw memory against time from the same results."""
+    from localgrad.report.memory_time import write_memory_time
+
+    every = [found for case in STEPS if (found := bench_of(case)) is not None]
+    panels = {
+        f"{found['network']}, {found['input']}, batch {found['batch']}": drawn_rows(found)
+        for found in every
+    }
+    if panels:
+        write_memory_time(panels, FIGURE)
+
+
+def overhead_table() -> str:
+    """The library beside loops written by hand."""
+    if not (RESULTS / "overhead-cpu.json").exists():
+        return "Not measured yet: `python benchmarks/cpu/overhead.py`."
+    found = read("overhead-cpu")
+    header = ["network, batch", "rule", "losses", "library, ms", "by hand, ms", "library ÷ by hand"]
+    table = markdown(
+        header,
+        [
+            [
+                f"{row['network']}, {row['batch']}",
+                row["rule"],
+                str(row["losses"]),
+                f"{1e3 * row['median_seconds']:.1f}",
+                f"{1e3 * row['by_hand_seconds']:.1f}",
+                f"{row['time_ratio']:.3f} ± {row['time_ratio_std']:.3f}",
+            ]
+            for row in found["rows"]
+        ],
+    )
+    return (
+        f"{table}\n\nA local step without the optimizer's, channels-last, fp32, gradients equal to "
+        f"the last bit; median of {found['n']} pairs ± standard deviation; {found['hardware']}; "
+        f"{found['date'][:10]}."
     )
 
 
@@ -313,6 +436,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "data": pipeline_table,
     "step-resnet32": lambda: step_table("resnet32"),
     "step-resnet110": lambda: step_table("resnet110"),
+    "memory-time": memory_time_figure,
+    "overhead": overhead_table,
+    **{f"bench-{case}": partial(bench_table, case) for case in STEPS},
 }
 PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -331,6 +457,8 @@ def main() -> None:
             stale.append(name)
             if "--check" not in sys.argv:
                 path.write_text(new, encoding="utf-8")
+    if "--check" not in sys.argv:
+        draw()
     if stale and "--check" in sys.argv:
         sys.exit(f"error: run benchmarks/tables.py: stale tables in {', '.join(stale)}")
     print(f"{'stale' if '--check' in sys.argv else 'renewed'}: {', '.join(stale) or 'none'}")

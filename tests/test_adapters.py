@@ -148,12 +148,43 @@ def test_lightning_precision() -> None:
     assert not same(module.learner, plain_loop(learner(), data, 1))
 
 
-def test_lightning_refuses_what_it_cannot_follow() -> None:
+SCALES = [2.0**10, 2.0**22]  # the second one overflows at first
+
+
+def half_module(scale: float, data: Any, epochs: int = 2, **options: Any) -> Any:
+    """Train in 16-mixed; return the module and its scaler."""
     from lightning.pytorch.plugins import MixedPrecision
 
-    scaled = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
-    with pytest.raises(LocalgradError, match="use bf16-mixed or 32-true"):
-        fit(local_module(), digits(64), 1, plugins=[scaled])
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    module = local_module(**options)
+    fit(module, data, epochs, plugins=[MixedPrecision("16-mixed", "cpu", scaler)])
+    return module, scaler
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_lightning_in_fp16(scale: float) -> None:
+    data = digits()
+    module, scaler = half_module(scale, data)
+    assert same(module.learner, plain_loop(learner(), data, scale=scale))
+    assert not same(module.learner, plain_loop(learner(), data))
+    assert (scaler.get_scale() < scale) == (scale == SCALES[1])
+    module, scaler = half_module(scale, data, accumulate=3, clip_norm=0.5)
+    assert (scaler.get_scale() < scale) == (scale == SCALES[1])
+    assert not same(module.learner, learner())
+    assert same(module.learner, plain_loop(learner(), data, 2, 3, 0.5, scale=scale))
+
+
+def test_lightning_cannot_clip_what_a_fused_optimizer_unscales() -> None:
+    def fused(parameters: Any) -> torch.optim.Optimizer:
+        return torch.optim.SGD(parameters, RATE, fused=True)
+
+    with pytest.raises(LocalgradError, match="a fused SGD unscales them inside"):
+        half_module(2.0**10, digits(64), 1, optimizer=fused, clip_norm=0.5)
+    module, _ = half_module(2.0**10, digits(64), 1, optimizer=fused)
+    assert not same(module, local_module())
+
+
+def test_lightning_refuses_what_it_cannot_follow() -> None:
     with pytest.raises(LocalgradError, match=r"override pair\(batch\)"):
         local_module().training_step({"image": 1}, 0)
     with pytest.raises(LocalgradError, match="interval='day': use 'epoch' or 'step'"):
@@ -418,16 +449,44 @@ def test_accelerate_saves_and_loads_the_learner(tmp_path: Path) -> None:
     assert len(optimizer.state) == len(list(one.parameters()))
 
 
-def test_accelerate_refuses_scaled_losses_and_shards() -> None:
+def in_half(accelerator: Any, scale: float) -> Any:
+    """Give an accelerator what it makes itself on a GPU: without one it refuses fp16."""
+    accelerator.native_amp = True
+    accelerator.state._mixed_precision = "fp16"
+    accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    return accelerator
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_accelerate_in_fp16(scale: float) -> None:
+    from accelerate import Accelerator
+
+    data = digits()
+    one, optimizer = accelerated(in_half(Accelerator(cpu=True), scale), data)
+    assert same(one, plain_loop(learner(), data, scale=scale))
+    assert not optimizer.step_was_skipped
+    data = digits(9 * BATCH)
+    accelerator = in_half(Accelerator(cpu=True, gradient_accumulation_steps=3), scale)
+    one, _ = accelerated(accelerator, data, clip=0.5)
+    assert same(one, plain_loop(learner(), data, 2, 3, 0.5, scale=scale))
+    assert not same(one, learner())
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_trainer_in_fp16(tmp_path: Path, scale: float) -> None:
+    data = digits()
+    trainer = local_trainer(tmp_path, data, max_grad_norm=0.5)
+    in_half(trainer.accelerator, scale)
+    trainer.train()
+    assert same(trainer.learner, plain_loop(learner(Named()), data, clip=0.5, scale=scale))
+
+
+def test_accelerate_refuses_shards() -> None:
     from accelerate import Accelerator, DistributedType
 
     from localgrad.adapters.accelerate import prepare
 
     accelerator = Accelerator(cpu=True)
-    accelerator.scaler = torch.amp.GradScaler("cpu")
-    with pytest.raises(LocalgradError, match="use bf16 or fp32"):
-        prepare(accelerator, learner())
-    accelerator.scaler = None
     accelerator.state.distributed_type = DistributedType.FSDP
     with pytest.raises(LocalgradError, match="FSDP splits the model's parameters"):
         prepare(accelerator, learner())

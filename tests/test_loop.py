@@ -16,11 +16,12 @@ from localgrad import Decoupling, methods
 from localgrad.cli import main
 from localgrad.data import load
 from localgrad.errors import LocalgradError
-from localgrad.experiment import checkpoint, loop
+from localgrad.experiment import checkpoint, loop, precision
 from localgrad.experiment.build import build
 from localgrad.experiment.config import build_config, override
 from localgrad.experiment.folder import RunFolder
 from localgrad.experiment.loop import Interrupted
+from localgrad.experiment.schedule import build_optimizer
 from localgrad.networks import resnet20
 
 FILES = {
@@ -189,6 +190,84 @@ def test_settings(tmp_path, changed):
     assert summary["images_per_second"] > 0
 
 
+# --- what spends less
+
+SAME_BITS = [
+    {"optimizer.update": "block"},
+    {"optimizer.update": "block", "optimizer.name": "adamw", "optimizer.fused": True},
+    {"activation_checkpoint": "unit", "blocks": 3},
+    {"activation_checkpoint": "sqrt", "blocks": 3, "optimizer.update": "block"},
+]
+
+
+@pytest.mark.parametrize("changed", SAME_BITS, ids=str)
+def test_less_memory_for_the_same_bits(tmp_path, changed):
+    same = {key: value for key, value in changed.items() if key in ("optimizer.name", "blocks")}
+    if "optimizer.name" in same:
+        same["optimizer.fused"] = True
+    small = {**RESNET, "network.width": 8, "epochs": 1, "batch_size": 40}
+    plain = run(tmp_path / "plain", **small, **same)
+    spared = run(tmp_path / "spared", **small, **changed)
+    assert weights(tmp_path / "spared") == weights(tmp_path / "plain")
+    assert metrics(tmp_path / "spared") == metrics(tmp_path / "plain")
+    assert spared["peak_memory_bytes"] < plain["peak_memory_bytes"]
+    if "activation_checkpoint" in changed:
+        assert spared["flops_per_image"] > plain["flops_per_image"]
+        assert spared["peak_activation_bytes"] < plain["peak_activation_bytes"]
+        blocks = read(tmp_path / "spared" / "decoupling.yaml")["blocks"]
+        assert {b["checkpoint"] for b in blocks} == {changed["activation_checkpoint"]}
+
+
+def test_fp16_counts_the_updates_that_it_skipped(tmp_path, monkeypatch):
+    good = torch.amp.GradScaler
+    scales = []
+
+    def large(device, init_scale):
+        scales.append(good(device, init_scale=max(init_scale, 2.0**30)))
+        return scales[-1]
+
+    monkeypatch.setattr(torch.amp, "GradScaler", large)
+    summary = run(tmp_path / "x", precision="fp16", epochs=6, **RESNET)
+    skipped = [epoch["skipped_updates"] for epoch in metrics(tmp_path / "x")]
+    assert skipped[0] == 3  # all of them
+    assert skipped[-1] == 0
+    assert scales[0].get_scale() == 2.0 ** (30 - sum(skipped))
+    assert summary["peak_memory_bytes"] > 0
+    rates = [epoch["lr"] for epoch in metrics(tmp_path / "x")]
+    assert rates == sorted(rates, reverse=True)  # the schedule follows the data
+    assert rates[0] < 0.1
+
+
+def test_fp16_learns_as_fp32_does(tmp_path):
+    changed = {**RESNET, "epochs": 4, "data.augment": False}
+    half = run(tmp_path / "half", precision="fp16", **changed)
+    full = run(tmp_path / "full", **changed)
+    losses = [[e["losses"] for e in metrics(tmp_path / name)] for name in ("half", "full")]
+    for ours, theirs in zip(*losses, strict=True):
+        assert ours == pytest.approx(theirs, rel=0.03)
+    assert losses[0] != losses[1]
+    assert losses[0][-1][-1] < losses[0][0][-1]
+    assert half["peak_activation_bytes"] < 0.75 * full["peak_activation_bytes"]
+
+
+def test_a_precision_that_the_device_lacks_is_one_line(tmp_path, monkeypatch, capsys):
+    def missing(*_, **__):
+        raise NotImplementedError('"slow_conv2d" not implemented for Half\nsecond line')
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.nn.functional, "conv2d", missing)
+        patched.setattr(torch.nn.Conv2d, "_conv_forward", missing)
+        assert train(tmp_path / "x", "--quiet", precision="fp16") == 2
+    line = error_line(capsys)
+    assert "precision 'fp16' does not work on cpu: \"slow_conv2d\" not implemented" in line
+    assert line.endswith("set --precision to fp32 or bf16")
+    assert not (tmp_path / "x").exists()
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Old GPU")
+    with pytest.raises(LocalgradError, match="on cuda: Old GPU has no bf16; set --precision to"):
+        precision.check(torch.device("cuda"), "bf16")
+
+
 # --- stop and resume
 
 IN_THE_MIDDLE = {"middle of an epoch": [4]}
@@ -201,8 +280,10 @@ STOPS = {**IN_THE_MIDDLE, "end of an epoch": [3], "often": [1, 1, 3, 2]}
         ({}, STOPS),
         (RESNET, IN_THE_MIDDLE),
         ({"optimizer.name": "adamw", "optimizer.lr": 1e-3}, IN_THE_MIDDLE),
+        ({"precision": "fp16", **RESNET}, {"middle of an epoch": [1], "end": [3]}),
+        ({"optimizer.update": "block", **RESNET}, IN_THE_MIDDLE),
     ],
-    ids=["dropout", "batch norm", "adamw"],
+    ids=["dropout", "batch norm", "adamw", "fp16", "by block"],
 )
 def test_resume_is_exact(tmp_path, changed, cases):
     whole = run(tmp_path / "whole", **changed)  # 3 epochs of 3 batches
@@ -224,7 +305,7 @@ def test_resume_is_exact(tmp_path, changed, cases):
 def test_a_finished_run_is_not_trained_again(tmp_path, monkeypatch):
     summary = run(tmp_path / "x", epochs=1)
     before = snapshot(tmp_path / "x")
-    monkeypatch.setattr(loop, "run_step", None)
+    monkeypatch.setattr(loop.Update, "step", None)
     assert run(tmp_path / "x", epochs=1) == summary
     assert snapshot(tmp_path / "x") == before
 
@@ -283,7 +364,7 @@ def test_weights_spoilt_by_the_last_step_are_not_saved(tmp_path, monkeypatch):
     with pytest.raises(LocalgradError, match=r"weights .* are not finite in epoch 3, batch 3"):
         run(tmp_path / "x")
     experiment = build(make_config())
-    optimizer = loop.build_optimizer(experiment.config.optimizer, experiment.learner)
+    optimizer = build_optimizer(experiment.config.optimizer, experiment.learner)
     path = tmp_path / "x" / "checkpoint" / "last.pt"
     assert checkpoint.load(path, experiment.learner, optimizer).epoch == 2
     assert not (tmp_path / "x" / "summary.json").exists()

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from localgrad.errors import LocalgradError
 from localgrad.experiment.config import OptimizerConfig, ScheduleConfig
 from localgrad.experiment.schedule import build_optimizer, learning_rate
 
@@ -45,6 +46,17 @@ def test_optimizers_hold_every_parameter_in_one_group():
         assert group["params"] == list(module.parameters())
         assert (group["lr"], group["weight_decay"]) == (0.3, 0.01)
     assert (sgd.param_groups[0]["momentum"], sgd.param_groups[0]["nesterov"]) == (0.8, True)
+
+
+def test_fused_optimizers():
+    module, strange = nn.Linear(2, 3), nn.Module()
+    strange.weight = nn.Parameter(torch.zeros(2, dtype=torch.complex64))
+    for name in ("sgd", "adamw"):
+        for fused in (None, True, False):
+            (group,) = build_optimizer(OptimizerConfig(name=name, fused=fused), module).param_groups
+            assert group["fused"] is fused
+        with pytest.raises(LocalgradError, match=r"^optimizer.fused: .*; leave it out here$"):
+            build_optimizer(OptimizerConfig(name=name, fused=True), strange)
 
 
 def test_sgd_without_momentum():

@@ -70,9 +70,13 @@ def plain_loop(
     accumulate: int = 1,
     clip: float | None = None,
     decay: Callable[[int], float] | None = None,
+    scale: float | None = None,
 ) -> LocalLearner:
     """Train with mean gradients over ``accumulate`` batches; the last update of an epoch may have
-    fewer. ``decay``: factor on the learning rate by the number of updates."""
+    fewer. ``decay``: factor on the learning rate by the number of updates; ``scale``: in fp16,
+    where a scaler starts."""
+    scaler = torch.amp.GradScaler("cpu", enabled=scale is not None, init_scale=scale or 1.0)
+    half = torch.autocast("cpu", torch.float16, enabled=scale is not None)
     optimizer = sgd(one.parameters())
     updates = 0
     for _ in range(epochs):
@@ -80,15 +84,21 @@ def plain_loop(
         for start in range(0, len(batches), accumulate):
             together = batches[start : start + accumulate]
             for x, y in together:
-                one.step(x, y)
+                if scale is None:  # another precision may be around it
+                    one.step(x, y)
+                else:
+                    with half:
+                        one.step(x, y, scaler=scaler)
             for p in one.parameters():
                 if p.grad is not None and len(together) > 1:
                     p.grad /= len(together)
+            scaler.unscale_(optimizer)
             if clip is not None:
                 nn.utils.clip_grad_norm_(one.parameters(), clip)
             if decay is not None:
                 optimizer.param_groups[0]["lr"] = RATE * decay(updates)
-            optimizer.step()
+            scaler.step(optimizer)
+            scaler.update()
             optimizer.zero_grad()
             updates += 1
     return one

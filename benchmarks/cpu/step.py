@@ -1,168 +1,130 @@
-"""One training step of every rule against BP: time, peak activation memory, FLOPs.
+"""One training step of every rule against BP: time, memory, FLOPs, network by network.
 
-    python benchmarks/cpu/step.py --network resnet32 --json FILE
+    python benchmarks/cpu/step.py --case resnet32 --json benchmarks/results/step-resnet32-cpu.json
 
-Memory and FLOPs are exact and machine-independent. Time is a ratio to BP, taken in this process:
-a step of BP and a step of the rule in turn, and the median of the ratios pair by pair, so that a
-machine whose speed drifts does not matter. Nothing else should run meanwhile.
+What ``localgrad bench`` does, with the cases that the documents quote. Memory and FLOPs are exact
+and machine-independent; networks of full size are timed at a batch that a CPU can bear, and their
+memory at the batches that people train is predicted. Time is a ratio to BP; nothing else should
+run meanwhile.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import time
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-import localgrad
-from localgrad import methods as M
-from localgrad import networks
+from localgrad.cli.bench import table
+from localgrad.cli.show import table as aligned
 from localgrad.experiment import environment
+from localgrad.experiment.bench import bench
+from localgrad.experiment.build import find_device
+from localgrad.experiment.config import build_config
 
-RULES: dict[str, list[M.Method]] = {
-    "resnet32": [
-        M.Backprop(),
-        M.Backprop("unit"),
-        M.Backprop("sqrt"),
-        M.Greedy(),
-        M.Greedy(head="conv_mlp"),
-        M.DGL(),
-        M.PredSim(),
-        M.InfoPro(),
-        M.BackLink(head="pool_linear"),
-        M.BackLink(head="pool_linear", keep_error=False),
-        M.BackLink(),
-        M.BackLink(length_unit="layer"),
-        M.AugLocal(2),
-        M.AugLocal(5),
-        M.BWBPF(),
-        M.DeepSupervision(),
-    ],
-    "resnet110": [
-        M.Backprop(),
-        M.Backprop("unit"),
-        M.Backprop("sqrt"),
-        M.Greedy(),
-        M.BackLink(head="pool_linear"),
-        M.AugLocal(2),
-    ],
-}
-BLOCKS = {"resnet32": 16, "resnet110": 55}
+Rule = dict[str, Any]
 
 
+def rule(name: str, **options: Any) -> Rule:
+    return {"name": name, **options}
+
+
+LINKED = rule("backlink", head="pool_linear")
+FEW = (rule("greedy"), LINKED, rule("auglocal", depth=2))
+ALL = (
+    rule("greedy"),
+    rule("greedy", head="conv_mlp"),
+    rule("dgl"),
+    rule("predsim"),
+    rule("infopro"),
+    LINKED,
+    {**LINKED, "keep_error": False},
+    rule("backlink"),
+    rule("backlink", length_unit="layer"),
+    rule("auglocal", depth=2),
+    rule("auglocal", depth=5),
+    rule("bwbpf"),
+    rule("deepsupervision"),
+)
+
+
+@dataclass(frozen=True)
 class Case:
-    """A rule on a network with an optimizer, ready to step."""
+    """A network, at the batch at which it is timed and those for which memory is predicted."""
 
-    def __init__(self, network: str, rule: M.Method, batch: int, device: str) -> None:
-        torch.manual_seed(0)
-        model = networks.get(network).to(device)
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.x = torch.rand(batch, 3, 32, 32, device=device).to(memory_format=torch.channels_last)
-        self.y = torch.randint(10, (batch,), device=device)
-        self.learner = localgrad.decouple(
-            model, rule, blocks=BLOCKS[network], example_input=self.x[:2]
-        )
-        self.optimizer = torch.optim.SGD(self.learner.parameters(), lr=0.01, momentum=0.9)
-        self.label = M.label(rule)
-
-    def gradients(self) -> Any:
-        return self.learner.step(self.x, self.y)
-
-    def step(self) -> None:
-        self.optimizer.zero_grad()
-        self.gradients()
-        self.optimizer.step()
+    network: Rule
+    batch: int
+    blocks: tuple[int, ...]
+    rules: tuple[Rule, ...] = FEW
+    repeats: int = 9
+    shape: tuple[int, ...] | None = None
+    predicted: tuple[int, ...] = ()
+    predicted_shape: tuple[int, ...] | None = None
 
 
-def seconds(run: Callable[[], None], device: str) -> float:
-    if device == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    run()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+IMAGENET = {"stem": "imagenet", "num_classes": 1000}
+STILL = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}  # as most GPTs are trained now
+CASES = {
+    "resnet32": Case(rule("resnet32"), 128, (16,), ALL),
+    "resnet110": Case(rule("resnet110"), 128, (16, 55)),
+    "resnet50": Case(
+        rule("resnet50", **IMAGENET), 4, (4, 17), repeats=5, predicted=(64, 256)
+    ),
+    "resnet101": Case(
+        rule("resnet101", **IMAGENET), 4, (4, 34), repeats=5, predicted=(64, 256)
+    ),
+    "vit": Case(
+        rule("timm:vit_small_patch16_224"), 4, (4, 12), repeats=5, predicted=(64, 256)
+    ),
+    "gpt2": Case(
+        rule("transformers:gpt2", **STILL),
+        1,
+        (4, 12),
+        repeats=5,
+        shape=(256,),  # 1,024 tokens take minutes a step
+        predicted=(8,),
+        predicted_shape=(1024,),
+    ),
+}  # fmt: skip
 
 
-def allocated_bytes(case: Case, device: str) -> int | None:
-    """Return what CUDA's allocator held at the peak of a step, beyond what it held before."""
-    if device != "cuda":
-        return None
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    case.gradients()
-    case.optimizer.zero_grad()
-    return torch.cuda.max_memory_allocated() - before
-
-
-def measure(network: str, batch: int, repeats: int, device: str) -> list[dict[str, Any]]:
-    cases = [Case(network, rule, batch, device) for rule in RULES[network]]
-    baseline = Case(network, RULES[network][0], batch, device)
-    times: list[list[float]] = []
-    ratios: list[list[float]] = []
-    for case in cases:
-        pairs = []
-        for turn in range(repeats + 1):
-            base = seconds(baseline.step, device)
-            took = seconds(case.step, device)
-            if turn:
-                pairs.append((took, base))
-        times.append([took for took, _ in pairs])
-        ratios.append([took / base for took, base in pairs])
-    rows: list[dict[str, Any]] = []
-    for case, found, against in zip(cases, times, ratios, strict=True):
-        case.optimizer.zero_grad()
-        memory = localgrad.measure_memory(case.gradients, case.learner)
-        case.optimizer.zero_grad()
-        allocated = allocated_bytes(case, device)
-        rows.append(
-            {
-                "network": network,
-                "rule": case.label,
-                "losses": len(case.learner.decoupling),
-                "activation_bytes": memory.activations,
-                "allocated_bytes": allocated,
-                "flops": localgrad.measure_flops(case.gradients),
-                "median_seconds": statistics.median(found),
-                "time_ratio": statistics.median(against),
-                "time_ratio_std": statistics.stdev(against),
-            }
-        )
-        case.optimizer.zero_grad()
-    for row in rows:
-        row["memory_ratio"] = row["activation_bytes"] / rows[0]["activation_bytes"]
-        row["flops_ratio"] = row["flops"] / rows[0]["flops"]
-    return rows
+def measure(case: Case, threads: int, device: str, repeats: int | None) -> dict[str, Any]:
+    """Return the document: timed rows, and predicted ones by batch."""
+    config = build_config(
+        {
+            "network": case.network,
+            "methods": list(case.rules),
+            "device": device,
+            "threads": threads,
+            "repeats": repeats or case.repeats,
+            "optimizer": {"lr": 0.01, "nesterov": False, "weight_decay": 0.0},
+        }
+    )
+    timed = bench(config, case.batch, case.blocks, case.shape, note=print)
+    print(aligned(table(timed)), flush=True)
+    predicted = []
+    for batch in case.predicted:
+        found = bench(config, batch, case.blocks, case.predicted_shape, predict=True)
+        print(f"batch {batch}, {found.shape}, predicted")
+        print(aligned(table(found)), flush=True)
+        predicted += found.to_dict()["rows"]
+    about = environment.describe(find_device(device))
+    return {**about, **timed.to_dict(), "predicted": predicted}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--network", default="resnet32", choices=list(RULES))
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--repeats", type=int, default=9)
+    """Measure one case."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--case", default="resnet32", choices=list(CASES))
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, help="timed pairs of steps, at least 5")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json")
+    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    if options.repeats < 7:
-        parser.error("--repeats must be at least 7 for a median worth quoting")
-    network = options.network
-    rows = measure(network, options.batch, options.repeats, options.device)
-    print(f"{network}, K={BLOCKS[network]}, batch {options.batch}, channels-last, against BP")
-    print(f"  {'rule':42}{'losses':>7}{'memory':>9}{'FLOPs':>8}{'time':>8}{'+-':>7}")
-    for row in rows:
-        print(
-            f"  {row['rule']:42}{row['losses']:7d}{row['memory_ratio']:9.3f}"
-            f"{row['flops_ratio']:8.3f}{row['time_ratio']:8.2f}{row['time_ratio_std']:7.2f}"
-        )
+    document = measure(CASES[options.case], options.threads, options.device, options.repeats)
     if options.json:
-        about = environment.describe(torch.device(options.device))
-        document = {**about, "n": options.repeats, "batch": options.batch, "rows": rows}
-        Path(options.json).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        options.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ def decouple(
     units: Sequence[str] | None = None,
     ties: str | None = None,
     balance: str | None = None,
+    checkpoint: str | None = None,
 ) -> LocalLearner:
     """Cut a model into blocks that learn by local gradients.
 
@@ -56,6 +57,8 @@ def decouple(
         balance: how to cut into ``blocks``: ``"memory"`` for the smallest peak of activations,
             ``"time"`` for the shortest longest block (:mod:`localgrad.balance`). None: published
             cuts, else equal numbers of units.
+        checkpoint: recompute activations during backward, in every block: ``"unit"`` or
+            ``"sqrt"`` (see :class:`Block`). None leaves it to the method or decoupling.
 
     Returns:
         A learner; its ``step(x, y)`` takes the place of forward, loss and backward.
@@ -74,6 +77,8 @@ def decouple(
     >>> out.logits.shape, len(out.losses)
     (torch.Size([16, 3]), 2)
     """
+    if checkpoint not in (None, "unit", "sqrt"):
+        raise LocalgradError(f"checkpoint={checkpoint!r}: must be None, 'unit' or 'sqrt'")
     chain = _chain_of(model, example_input, granularity, units)
     if isinstance(method, Decoupling):
         decoupling = method
@@ -94,15 +99,18 @@ def decouple(
         if balance is not None and (blocks is None or cuts is not None):
             raise LocalgradError("balance= chooses the cuts of blocks=K: give that, and no cuts=")
         if balance is not None and blocks is not None:
-            cuts = [
-                end - 1 for end in balanced(chain, rule, blocks, balance, example_input, loss)[:-1]
-            ]
-            blocks = None
+
+            def made(chain: Chain, cuts: tuple[int, ...] | None) -> Decoupling:
+                return _recomputing(rule(chain, cuts), checkpoint)
+
+            ends = balanced(chain, made, blocks, balance, example_input, loss)
+            blocks, cuts = None, [end - 1 for end in ends[:-1]]
         decoupling = rule(chain, chain.cuts(blocks, cuts))
         if not isinstance(decoupling, Decoupling):
             raise LocalgradError(f"method {rule.name!r} returned {decoupling!r}, not a Decoupling")
     if ties is not None:
         decoupling = replace(decoupling, ties=ties)
+    decoupling = _recomputing(decoupling, checkpoint)
     chain = tie_room.cleared(chain)
     untied = tie_room.untie(chain, decoupling)
     try:
@@ -112,6 +120,14 @@ def decouple(
         raise
     decoupled[chain.model] = ref(learner)
     return learner
+
+
+def _recomputing(decoupling: Decoupling, checkpoint: str | None) -> Decoupling:
+    """Return the decoupling with ``checkpoint`` in every block; None leaves it as it is."""
+    if checkpoint is None:
+        return decoupling
+    blocks = [replace(block, checkpoint=checkpoint) for block in decoupling.blocks]
+    return replace(decoupling, blocks=tuple(blocks))
 
 
 def _chain_of(
@@ -171,6 +187,8 @@ def _assemble(
             image = example.shape[1:]
             site = Site(plain, block.stop - 1, shapes, classes, image, tokens)
             head = head_room.placed(head_room.build(block.head, site), chain.model)
+            if isinstance(head, head_room.Copies):
+                head.checkpoint = block.checkpoint
             heads.append(head)
         units = tuple(unit.within(first) for unit in chain.units[block.start : block.stop])
         local_loss = loss_room.build(block.loss, task, classes)

@@ -22,6 +22,7 @@ from localgrad.errors import LocalgradError
 from localgrad.layers import GlobalAvgPool
 from localgrad.layout import Arrange, pool_for
 from localgrad.losses import HeadOutput, resolve
+from localgrad.recompute import run_units
 from localgrad.renewal import like
 from localgrad.site import Site
 
@@ -144,7 +145,11 @@ class Decoder(nn.Module):
         """Return an image in 0..1, ``(batch, channels, height, width)``."""
         if x.shape[2:] != self.size:
             x = F.interpolate(x, size=self.size, mode="bilinear", align_corners=True)
-        image: Tensor = self.layers(x)
+        *layers, squash = self.layers
+        for layer in layers:
+            x = layer(x)
+        # in fp16 a sigmoid is soon 1 to the last bit, where the loss has no finite gradient
+        image: Tensor = squash(x.to(torch.promote_types(x.dtype, torch.float32)))
         return image
 
 
@@ -179,6 +184,29 @@ def infopro(site: Site, decode: bool, classify: bool, mode: str, features: int =
     return InfoProHead(decoder, classifier, mode)
 
 
+class Copies(nn.Sequential):
+    """Copies of later units, then a classifier: AugLocal's head.
+
+    Where its block recomputes activations, so do three or more copies, but for the last one, whose
+    activations are needed first of all. (ResNet-32, K=16: that halves the peak at a depth of 6 for
+    18 % more FLOPs; of two copies it would gain nothing.)
+
+    ``ahead`` is the number of copies before the last one.
+    """
+
+    ahead: int = 0
+    checkpoint: str | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits."""
+        how = self.checkpoint if self.ahead > 1 and torch.is_grad_enabled() else None
+        layers = list(self)
+        x = run_units(layers[: self.ahead], x, how)
+        for layer in layers[self.ahead :]:
+            x = layer(x)
+        return x
+
+
 def auglocal(site: Site, units: list[str]) -> nn.Module:
     """AugLocal's head: fresh copies of later ``units``, pool, linear (BN before it if one copy).
 
@@ -208,7 +236,9 @@ def auglocal(site: Site, units: list[str]) -> nn.Module:
     norm = [nn.BatchNorm1d(width)] if single else []
     pool = replace(site, unit=site.chain.index(units[-1])).pool() if site.tokens else pool_for(seen)
     end = nn.Linear(width, site.classes)
-    return nn.Sequential(*copies, *order, pool, *norm, end)
+    head = Copies(*copies, *order, pool, *norm, end)
+    head.ahead = len(copies) - 1
+    return head
 
 
 HEADS: dict[str, Callable[..., nn.Module]] = {

@@ -12,7 +12,9 @@ from weakref import WeakKeyDictionary, ref
 import torch
 from torch import Tensor, nn
 
+from localgrad import block_updates
 from localgrad import ties as tie_room
+from localgrad.block_updates import BlockUpdates
 from localgrad.chain import Chain
 from localgrad.decoupling import Decoupling
 from localgrad.errors import LocalgradError
@@ -59,12 +61,19 @@ class LocalLearner(nn.Module):
         self.input_shape = input_shape
         self._stages, self._groups = stages, groups
         self.layers, self._untied = layers, untied
+        self._due: block_updates.Due = {}
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the backbone; heads take no part."""
         return self.backbone(*args, **kwargs)
 
-    def step(self, x: Tensor, y: Any) -> StepOutput:
+    def step(
+        self,
+        x: Tensor,
+        y: Any,
+        scaler: Any = None,
+        update: torch.optim.Optimizer | None = None,
+    ) -> StepOutput:
         """Fill ``.grad`` of the backbone and the heads with local gradients; update nothing.
 
         Gradients add up over calls, as with ``backward()``. What no loss reaches keeps its
@@ -73,19 +82,40 @@ class LocalLearner(nn.Module):
         Args:
             x: a batch of inputs, ``(batch, ...)``.
             y: targets, handed to the losses as they are.
+            scaler: for fp16, a ``torch.amp.GradScaler``: every loss is multiplied by its scale
+                before its backward, so that errors which cross a border are scaled alike. Then
+                ``scaler.step(optimizer); scaler.update()`` as usual.
+            update: an optimizer over ``learner.parameters()``, stepped here block by block; each
+                block's gradients are released at once. Parameters and optimizer state end with the
+                bits of ``step(); optimizer.step(); optimizer.zero_grad()``, wherever an update
+                looks at one parameter at a time (SGD, Adam, AdamW, ..). The optimizer's step hooks
+                run at each block.
 
         Raises:
-            LocalgradError: the input's shape is not the one that the heads were built for, or a
-                batch norm would get a single value.
+            LocalgradError: the input's shape is not the one that the heads were built for, a
+                batch norm would get a single value, or ``update`` does not hold all that is
+                trained, cannot be stepped by blocks, or comes with a scaler.
+
+        >>> import localgrad
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.Linear(8, 3))
+        >>> x, y = torch.randn(16, 4), torch.randint(3, (16,))
+        >>> learner = localgrad.decouple(model, "greedy", blocks=2, example_input=x)
+        >>> optimizer = torch.optim.AdamW(learner.parameters())
+        >>> out = learner.step(x, y, update=optimizer)
+        >>> any(p.grad is not None for p in learner.parameters())
+        False
         """
         self._check_input(x)
+        block_updates.check(update, scaler, self)
+        updates = None if update is None else BlockUpdates(update, self._moments())
+        scale = None if scaler is None else scaler.scale
         losses: list[Tensor] = []
         border = x
         logits: Tensor | None = None
         waiting: tuple[Group, Walk] | None = None
-        for group in self._groups:
+        for number, group in enumerate(self._groups):
             try:
-                walk = group.forward(border, y, x)
+                walk = group.forward(border, y, x, scale)
             except ValueError as error:
                 if "more than 1 value per channel" not in str(error):
                     raise
@@ -96,12 +126,18 @@ class LocalLearner(nn.Module):
             border, logits = walk.border, walk.logits
             losses += walk.values
             error_at_input = group.local(walk)
+            if updates is not None:
+                updates.after_local(number)
             if waiting is not None:
                 before, its_walk = waiting
                 before.receive(its_walk, error_at_input)
                 del error_at_input  # before the waiting gradients need room
                 before.finish(its_walk)
+                if updates is not None:
+                    updates.after_link(number - 1)
             waiting = (group, walk) if group.linked else None
+        if updates is not None:
+            updates.rest()
         assert logits is not None  # the last block ends in the tail
         return StepOutput(logits, losses)
 
@@ -136,6 +172,14 @@ class LocalLearner(nn.Module):
         self._untied.retie_equal()
         self._groups = []
         return self.backbone
+
+    def _moments(self) -> block_updates.Due:
+        """Return when each parameter may be updated; found anew where the model has other ones."""
+        parameters = list(self.parameters())
+        known = self._due
+        if len(known) != len(parameters) or any(p not in known for p in parameters):
+            self._due = block_updates.moments(self._groups, parameters)
+        return self._due
 
     def _check_input(self, x: Tensor) -> None:
         if not self._groups:

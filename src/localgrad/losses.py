@@ -101,10 +101,13 @@ def similarity_matrix(features: Tensor) -> Tensor:
             features = features.flatten(2).std(dim=2)
         else:
             features = features.flatten(1)
+    # 1e-8 is zero in fp16, and a row of zeros then NaN
+    features = features.to(torch.promote_types(features.dtype, torch.float32))
     centred = features - features.mean(dim=1, keepdim=True)
     # not sqrt(sum of squares), whose gradient at a row of zeros is NaN
     rows: Tensor = centred / (1e-8 + torch.linalg.vector_norm(centred, dim=1, keepdim=True))
-    return (rows @ rows.t()).clamp(-1, 1)
+    with torch.autocast(rows.device.type, enabled=False):
+        return (rows @ rows.t()).clamp(-1, 1)
 
 
 class PredSimLoss:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -10,16 +11,22 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from localgrad.chain import Unit
+from localgrad.errors import LocalgradError
+
+Pieces = Sequence[Unit | nn.Module]
 
 
-def run_units(units: tuple[Unit, ...], x: Tensor, how: str | None) -> Tensor:
+def run_units(units: Pieces, x: Tensor, how: str | None) -> Tensor:
     """Run units in order.
 
     Args:
-        units: may be empty.
+        units: or modules; may be empty.
         x: input of the first unit.
         how: None keeps activations; ``"unit"`` keeps each unit's input alone; ``"sqrt"`` keeps the
             inputs of about sqrt(n) groups of units (Chen et al. 2016, arXiv 1604.06174).
+
+    Raises:
+        LocalgradError: a unit changes its input in place, so that it cannot run on it again.
     """
     if how is None:
         for unit in units:
@@ -31,7 +38,8 @@ def run_units(units: tuple[Unit, ...], x: Tensor, how: str | None) -> Tensor:
     return x
 
 
-def _checkpointed(units: tuple[Unit, ...], x: Tensor) -> Tensor:
+def _checkpointed(units: Pieces, x: Tensor) -> Tensor:
+    version = x._version
     modules = [m for unit in units for m in unit.modules()]
     norms = [m for m in modules if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     out: Tensor = checkpoint(
@@ -42,6 +50,12 @@ def _checkpointed(units: tuple[Unit, ...], x: Tensor) -> Tensor:
         use_reentrant=False,
         context_fn=lambda: (nullcontext(), _StatisticsFrozen(norms)),
     )
+    if x._version != version:
+        first = getattr(units[0], "name", type(units[0]).__name__)
+        raise LocalgradError(
+            f"unit {first!r} changes its input in place, and checkpointing needs that input again: "
+            "build the model with inplace=False there, or leave checkpoint out"
+        )
     return out
 
 

@@ -124,8 +124,17 @@ class Group:
         self._places = [place for unit in waiting for place in unit.places()]
         self._held = [getattr(module, name) for module, name in self._places]
 
-    def forward(self, x: Tensor, y: Any, image: Tensor) -> Walk:
-        """Run units, heads and losses on ``x``, cut off from what made it."""
+    def forward(
+        self, x: Tensor, y: Any, image: Tensor, scale: Callable[[Tensor], Tensor] | None = None
+    ) -> Walk:
+        """Run units, heads and losses on ``x``, cut off from what made it.
+
+        Args:
+            x: the output of the group before.
+            y: targets.
+            image: the network's input.
+            scale: applied to each loss that is walked back from, not to those that are reported.
+        """
         self._look()
         first = self.stages[0]
         x = _leaf(x, self.sends_error, (*first.units, first.head)[0])
@@ -146,7 +155,7 @@ class Group:
                     walk.logits = out.detach()
                 loss = announce(stage.loss(out, y, image), stage.index)
                 if loss.requires_grad:  # not where all that it could train is frozen
-                    walk.losses.append(loss)
+                    walk.losses.append(loss if scale is None else scale(loss))
                 walk.values.append(loss.detach())
         walk.border = x.detach()
         return walk
@@ -231,7 +240,8 @@ class Group:
         if segment.error is not None:
             segment.error.add_(error, alpha=self.link.weight)
         else:
-            segment.error = error if self.link.weight == 1.0 else error * self.link.weight
+            # in place: nobody else reads it, and it is as large as the border
+            segment.error = error if self.link.weight == 1.0 else error.mul_(self.link.weight)
 
     def finish(self, walk: Walk) -> None:
         """Compute the gradients that waited for the link, from the errors at the border."""

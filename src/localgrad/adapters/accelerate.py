@@ -34,7 +34,7 @@ def prepare(accelerator: Accelerator, learner: LocalLearner) -> LocalLearner:
     ``accelerator.save_state`` and ``load_state`` then cover it, heads included.
 
     Raises:
-        LocalgradError: the accelerator scales losses (fp16) or shards parameters.
+        LocalgradError: the accelerator shards parameters.
     """
     check(accelerator)
     learner.to(accelerator.device)
@@ -47,10 +47,6 @@ def prepare(accelerator: Accelerator, learner: LocalLearner) -> LocalLearner:
 
 def check(accelerator: Accelerator) -> None:
     """Refuse what local steps cannot run under."""
-    if accelerator.scaler is not None:
-        raise LocalgradError(
-            "fp16 needs a gradient scaler, and a local step has one loss a block: use bf16 or fp32"
-        )
     if accelerator.distributed_type.value in _SHARDED:
         raise LocalgradError(
             f"{accelerator.distributed_type.value} splits the model's parameters, local steps need "
@@ -64,14 +60,15 @@ def step(
     """Run a local step; complete the gradients where the accelerator is about to update.
 
     Args:
-        accelerator: its mixed precision, ``accumulate`` and processes are respected.
+        accelerator: its mixed precision (in fp16 with its scaler), ``accumulate`` and processes
+            are respected.
         learner: from :func:`prepare`.
         x, y: as for ``learner.step``.
         batches: number of batches whose gradients add up to one update; by default the
             accelerator's ``gradient_accumulation_steps``. Gradients are divided by it.
     """
     with accelerator.autocast():
-        out = learner.step(x, y)
+        out = learner.step(x, y, scaler=accelerator.scaler)
     if accelerator.sync_gradients:
         count = accelerator.gradient_accumulation_steps if batches is None else batches
         for parameter in learner.parameters():

@@ -82,11 +82,14 @@ class LocalModule(LightningModule):  # type: ignore[misc]
 
     def on_fit_start(self) -> None:
         """Refuse what local steps cannot run under."""
-        if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
-            raise LocalgradError(
-                "precision 16-mixed needs a gradient scaler, and a local step has one loss a "
-                "block: use bf16-mixed or 32-true"
-            )
+        if self.clip_norm is not None and self._scaler is not None:
+            for optimizer in self.trainer.optimizers:
+                if getattr(optimizer, "_step_supports_amp_scaling", False):
+                    name = type(optimizer).__name__
+                    raise LocalgradError(
+                        f"clip_norm needs unscaled gradients, and a fused {name} unscales them "
+                        "inside of its step: make it with fused=False"
+                    )
         if not isinstance(self.trainer.strategy, SingleDeviceStrategy | DDPStrategy):
             raise LocalgradError(
                 f"{type(self.trainer.strategy).__name__}: local steps need the parameters whole: "
@@ -96,7 +99,8 @@ class LocalModule(LightningModule):  # type: ignore[misc]
     def training_step(self, batch: Any, batch_index: int) -> Tensor:
         """Run a local step, and the update where enough batches have added up."""
         x, y = self.pair(batch)
-        out = self.learner.step(x, y)  # the Trainer has entered its precision's autocast
+        # the Trainer has entered its precision's autocast
+        out = self.learner.step(x, y, scaler=self._scaler)
         self._waiting += 1
         if self._waiting == self.accumulate or self.trainer.is_last_batch:
             self._update()
@@ -114,12 +118,20 @@ class LocalModule(LightningModule):  # type: ignore[misc]
                     reduce = self.trainer.strategy.reduce
                     parameter.grad = reduce(parameter.grad, reduce_op="mean")
         self._waiting = 0
-        if self.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.learner.parameters(), self.clip_norm)
         optimizer: Any = self.optimizers()
-        optimizer.step()
+        optimizer.step()  # in 16-mixed the Trainer's scaler unscales, skips and moves on in here
         optimizer.zero_grad()
         self._move_schedulers("step", self.global_step)
+
+    @property
+    def _scaler(self) -> Any:
+        """The Trainer's gradient scaler, in 16-mixed."""
+        return getattr(self.trainer.precision_plugin, "scaler", None)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Clip the gradients; they are complete, and unscaled."""
+        if self.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.learner.parameters(), self.clip_norm)
 
     def on_train_epoch_end(self) -> None:
         """Move the schedulers that count epochs."""

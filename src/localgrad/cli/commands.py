@@ -26,7 +26,7 @@ class Command:
 #: What decides a step of a network on inputs that are made up.
 STEP = (
     *("network", "optimizer", "methods", "granularity", "units", "ties"),
-    *("precision", "channels_last", "device", "threads", "seed"),
+    *("precision", "activation_checkpoint", "channels_last", "device", "threads", "seed"),
 )
 
 

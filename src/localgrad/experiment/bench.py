@@ -11,21 +11,30 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
-from localgrad import LocalLearner, decouple, measure_flops, measure_memory, methods
+from localgrad import (
+    LocalLearner,
+    decouple,
+    measure_flops,
+    measure_memory,
+    methods,
+    predict_flops,
+    predict_memory,
+)
 from localgrad.errors import LocalgradError
 from localgrad.experiment.build import build_method
 from localgrad.experiment.config import Config
 from localgrad.experiment.made_up import MadeUp, make
+from localgrad.experiment.precision import autocast, check
 from localgrad.experiment.schedule import build_optimizer
+from localgrad.experiment.update import Update
 
 Row = dict[str, Any]
 BASELINES = (methods.Backprop(), methods.Backprop("unit"), methods.Backprop("sqrt"))
-_KINDS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -63,44 +72,46 @@ class Bench:
 class Case:
     """A rule on a network with an optimizer, ready to step.
 
-    The learning rate is 0: the same arithmetic, and weights that random targets lead nowhere.
+    The learning rate is 0: the same arithmetic, and weights that random targets lead nowhere. BP
+    stays as it is elsewhere: what is asked for of updates and recomputation is for the rules.
     """
 
-    def __init__(self, config: Config, subject: MadeUp, rule: methods.Method, k: int | None):
-        self.config, self.subject = config, subject
-        plain = isinstance(rule, methods.Backprop)
-        ties = config.ties or ("first" if subject.inputs == "tokens" else None)
+    def __init__(
+        self, config: Config, subject: MadeUp, rule: methods.Method, blocks: int | None
+    ) -> None:
+        is_bp = isinstance(rule, methods.Backprop)
+        recomputed = None if is_bp else config.activation_checkpoint
+        still = config.optimizer.model_copy(
+            update={"lr": 0.0, "update": "step" if is_bp else config.optimizer.update}
+        )
+        self.subject = subject
+        self.config = config.model_copy(update={"optimizer": still})
+        self.label = methods.label(rule) + (f" + checkpoint {recomputed}" if recomputed else "")
         self.learner: LocalLearner = decouple(
             subject.chain,
             rule,
-            blocks=None if plain else k,
+            blocks=None if is_bp else blocks,
             example_input=subject.example(),
             loss=subject.loss,
-            ties=ties,
-        )
-        self.still = config.optimizer.model_copy(update={"lr": 0.0})
-        self.autocast = torch.autocast(
-            subject.device.type, _KINDS.get(config.precision), enabled=config.precision != "fp32"
+            ties=config.ties or ("first" if subject.inputs == "tokens" else None),
+            checkpoint=recomputed,
         )
 
-    def steps(self, batch: int) -> tuple[Callable[[], Any], Callable[[], None], Any]:
+    def steps(self, batch: int) -> tuple[Callable[[], Any], Callable[[], Any], Any]:
         """Return a local step, a whole step with zero_grad and update, and the optimizer."""
         x, y = self.subject.batch(batch)
-        optimizer = build_optimizer(self.still, self.learner)
+        device = self.subject.device
+        # a scale that cannot overflow: every step of fp16 is updated, as most are in training
+        update = Update(self.config, self.learner, device, scale=1.0)
 
         def local() -> None:
-            with self.autocast:
+            with autocast(device, self.config.precision):
                 self.learner.step(x, y)
 
-        def whole() -> None:
-            optimizer.zero_grad()
-            local()
-            optimizer.step()
-
-        return local, whole, optimizer
+        return local, lambda: update.step(x, y), update.optimizer
 
     def counted(self, batch: int) -> Row:
-        """Return bytes and FLOPs of a step; under fake tensors nothing is computed."""
+        """Return bytes and FLOPs of a step."""
         local, whole, optimizer = self.steps(batch)
         whole()  # the optimizer's state is there from now on
         optimizer.zero_grad()
@@ -162,7 +173,10 @@ def bench(
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     wanted = _wanted([build_method(choice) for choice in config.methods], blocks)
+    if predict and config.optimizer.update == "block":
+        raise LocalgradError("optimizer.update: 'block' is measured, not predicted: use 'step'")
     subject = make(config, shape)
+    check(subject.device, config.precision)
     baseline = None
     if not predict:
         baseline = Timer(Case(config, make(config, shape), BASELINES[0], None), batch)
@@ -171,7 +185,7 @@ def bench(
     for number, (rule, k) in enumerate(wanted, start=1):
         label = methods.label(rule)
         note(f"[{number}/{len(wanted)}] {named(label, k)}")
-        about = {"rule": label, "blocks": k}
+        about: Row = {"rule": label, "blocks": k}
         try:
             case = Case(config, subject, rule, k)
         except LocalgradError as error:
@@ -186,7 +200,8 @@ def bench(
             baseline = None if rule == BASELINES[0] else baseline
         else:
             losses = len(case.learner.decoupling)
-            rows.append({**about, "method": rule.name, "losses": losses, **costs})
+            about |= {"rule": case.label, "method": rule.name, "losses": losses}
+            rows.append({**about, **costs})
         case.release()
     asked = any(rule not in BASELINES for rule, _ in wanted)
     if not rows or (asked and all(row["method"] == "backprop" for row in rows)):
@@ -279,8 +294,14 @@ def _measured(case: Case, batch: int, baseline: Timer | None) -> Row:
 
 
 def _predicted(case: Case, batch: int) -> Row:
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        return case.counted(batch)
+    x, precision = case.subject.example(), case.config.precision
+    update = partial(build_optimizer, case.config.optimizer)
+    memory = predict_memory(case.learner, x, batch=batch, optimizer=update, precision=precision)
+    return {
+        "activation_bytes": memory.activations,
+        "total_bytes": memory.total,
+        "flops": predict_flops(case.learner, x, batch=batch),
+    }
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -24,6 +24,7 @@ from localgrad.data import (
     load_text,
 )
 from localgrad.errors import LocalgradError
+from localgrad.experiment import precision
 from localgrad.experiment.config import Choice, Config, sentence
 
 AnyBatches = Batches | StreamedBatches | TokenBatches
@@ -68,6 +69,7 @@ def build(config: Config, data: Dataset | TextDataset | None = None) -> Experime
     device = find_device(config.device)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    precision.check(device, config.precision)
     build_method(config.method)  # a misspelt option is found before the data is read
     if data is None:
         data = load_data(config)
@@ -90,6 +92,7 @@ def build(config: Config, data: Dataset | TextDataset | None = None) -> Experime
         config.granularity,
         config.units,
         ties=config.ties,
+        checkpoint=config.activation_checkpoint,
     )
     _check_outputs(config, learner, example, data)
     _check_last_batch(config, learner, len(data.train))

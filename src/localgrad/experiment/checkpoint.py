@@ -24,6 +24,7 @@ class Position:
         epoch_seconds: in the epoch under way.
         correct, seen: training accuracy of the epoch under way.
         losses: sums of each block's loss over the epoch under way.
+        skipped: updates of the epoch under way that overflowed in fp16.
     """
 
     epoch: int = 0
@@ -33,10 +34,15 @@ class Position:
     correct: float = 0.0
     seen: int = 0
     losses: list[float] = field(default_factory=list)
+    skipped: int = 0
 
 
 def save(
-    path: Path, learner: nn.Module, optimizer: torch.optim.Optimizer, position: Position
+    path: Path,
+    learner: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    position: Position,
+    scaler: torch.amp.GradScaler | None = None,
 ) -> None:
     """Write a checkpoint; the one before stays until the new one is whole."""
     device = next(learner.parameters()).device
@@ -46,12 +52,19 @@ def save(
         "position": asdict(position),
         "random": torch.get_rng_state(),
     }
+    if scaler is not None:
+        state["scaler"] = scaler.state_dict()
     if device.type == "cuda":
         state["random_cuda"] = torch.cuda.get_rng_state(device)
     atomically(path, lambda part: torch.save(state, part))
 
 
-def load(path: Path, learner: nn.Module, optimizer: torch.optim.Optimizer) -> Position:
+def load(
+    path: Path,
+    learner: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler | None = None,
+) -> Position:
     """Put a checkpoint's state in place.
 
     Raises:
@@ -63,6 +76,8 @@ def load(path: Path, learner: nn.Module, optimizer: torch.optim.Optimizer) -> Po
         position = Position(**state["position"])
         learner.load_state_dict(state["learner"])
         optimizer.load_state_dict(state["optimizer"])
+        if scaler is not None:
+            scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["random"].cpu())
         if device.type == "cuda" and "random_cuda" in state:
             torch.cuda.set_rng_state(state["random_cuda"].cpu(), device)

@@ -108,6 +108,12 @@ class OptimizerConfig(_Section):
     momentum: Momentum = Field(0.9, description="SGD's momentum")
     nesterov: bool = Field(True, description="SGD with Nesterov momentum")
     weight_decay: Rate = Field(1e-4, description="on every parameter")
+    update: Literal["step", "block"] = Field(
+        "step", description="after the whole step, or block by block: the same bits, less memory"
+    )
+    fused: bool | None = Field(
+        None, description="one kernel for all of an update; default: PyTorch's choice"
+    )
 
 
 class ScheduleConfig(_Section):
@@ -153,7 +159,12 @@ class Config(_Section):
         None, description="save every N steps too; without it after every epoch"
     )
     seed: Seed = Field(0, description="of weights, order and augmentation")
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="fp32, or bf16 by autocast")
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        "fp32", description="fp32, or bf16 or fp16 by autocast (fp16 with a gradient scaler)"
+    )
+    activation_checkpoint: Literal["unit", "sqrt"] | None = Field(
+        None, description="recompute activations in every block: each unit, or sqrt(n) groups"
+    )
     channels_last: bool = Field(True, description="memory layout of images and weights")
     device: str = Field("auto", description="cpu, cuda, cuda:1; auto: cuda where there is one")
     threads: Count | None = Field(None, description="CPU threads; default: PyTorch's choice")
@@ -184,6 +195,15 @@ class Config(_Section):
             if isinstance(cut, bool) or not isinstance(cut, int | str):
                 raise ValueError(f"{cut!r} is no unit: put labels in quotes, as in ['1.0', '2.0']")
         return given
+
+    @model_validator(mode="after")
+    def _scaler_sees_all(self) -> Config:
+        if self.precision == "fp16" and self.optimizer.update == "block":
+            raise ValueError(
+                "optimizer.update: 'block' cannot go with precision 'fp16', whose scaler must see "
+                "all gradients before it decides whether to skip an update; use 'step' or bf16"
+            )
+        return self
 
     @field_validator("seeds")
     @classmethod

@@ -14,14 +14,9 @@ from torch import Tensor
 
 from localgrad import LocalLearner, measure_flops, measure_memory
 from localgrad.experiment.build import Experiment
-from localgrad.experiment.schedule import build_optimizer
+from localgrad.experiment.precision import autocast
+from localgrad.experiment.update import Update
 from localgrad.learner import StepOutput
-
-
-def autocast(experiment: Experiment) -> torch.autocast:
-    """Return the precision that the configuration asks for, as a context."""
-    enabled = experiment.config.precision == "bf16"
-    return torch.autocast(experiment.device.type, torch.bfloat16, enabled=enabled)
 
 
 def first_batch(experiment: Experiment) -> tuple[Tensor, Tensor]:
@@ -31,7 +26,7 @@ def first_batch(experiment: Experiment) -> tuple[Tensor, Tensor]:
 
 def run_step(experiment: Experiment, learner: LocalLearner, x: Tensor, y: Tensor) -> StepOutput:
     """Run one local step in the configured precision."""
-    with autocast(experiment):
+    with autocast(experiment.device, experiment.config.precision):
         return learner.step(x, y)
 
 
@@ -51,13 +46,13 @@ def measure_cost(experiment: Experiment) -> dict[str, int]:
     gradients and optimizer state, in the steady state.
     """
     learner = copy.deepcopy(experiment.learner)
-    optimizer = build_optimizer(experiment.config.optimizer, learner)
+    # a scale that cannot overflow: the first update makes the optimizer's state
+    update = Update(experiment.config, learner, experiment.device, scale=1.0)
+    optimizer = update.optimizer
     x, y = first_batch(experiment)
 
     def whole() -> None:
-        optimizer.zero_grad()
-        run_step(experiment, learner, x, y)
-        optimizer.step()
+        update.step(x, y)
 
     with random_state_kept(experiment.device):
         whole()  # the optimizer's state is there from now on
@@ -95,13 +90,11 @@ def time_steps(
 
 def _timed_step(experiment: Experiment) -> Callable[[], None]:
     learner = copy.deepcopy(experiment.learner)
-    optimizer = build_optimizer(experiment.config.optimizer, learner)
+    update = Update(experiment.config, learner, experiment.device)
     x, y = first_batch(experiment)
 
     def run() -> None:
-        optimizer.zero_grad()
-        run_step(experiment, learner, x, y)
-        optimizer.step()
+        update.step(x, y)
         if experiment.device.type == "cuda":
             torch.cuda.synchronize(experiment.device)
 

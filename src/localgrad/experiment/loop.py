@@ -14,11 +14,12 @@ from localgrad.errors import LocalgradError
 from localgrad.experiment import checkpoint, environment
 from localgrad.experiment.build import Experiment
 from localgrad.experiment.checkpoint import Position
-from localgrad.experiment.cost import first_batch, measure_cost, run_step
+from localgrad.experiment.cost import first_batch, measure_cost
 from localgrad.experiment.folder import RunFolder
 from localgrad.experiment.results import summarise, tested, write_model
-from localgrad.experiment.schedule import build_optimizer, learning_rate
+from localgrad.experiment.schedule import learning_rate
 from localgrad.experiment.skipped import note_skipped
+from localgrad.experiment.update import Update
 
 CHECK_EVERY = 50  # steps between looks at the losses, so that a GPU need not wait at each
 
@@ -71,7 +72,7 @@ def train(
     if folder.finished:
         summary: dict[str, Any] = folder.read_json("summary.json")
         return summary
-    optimizer = build_optimizer(config.optimizer, learner)
+    update = Update(config, learner, experiment.device)
     cost = measure_cost(experiment)
     going_on = folder.checkpoint.exists()
     reach = None if going_on else _audited(experiment)
@@ -84,7 +85,7 @@ def train(
         "data_facts": experiment.data.facts(),
     }
     if reach is None:
-        position = checkpoint.load(folder.checkpoint, learner, optimizer)
+        position = checkpoint.load(folder.checkpoint, learner, update.optimizer, update.scaler)
         history = _history(folder, position)
         about = environment.resumed(folder, about)
     else:
@@ -94,11 +95,11 @@ def train(
 
     def save() -> None:
         note_skipped(experiment, folder)
-        checkpoint.save(folder.checkpoint, learner, optimizer, position)
+        checkpoint.save(folder.checkpoint, learner, update.optimizer, position, update.scaler)
 
     while position.epoch < config.epochs:
-        _train_epoch(experiment, optimizer, position, watcher, stop, save)
-        history.append(_close_epoch(experiment, position, optimizer))
+        _train_epoch(experiment, update, position, watcher, stop, save)
+        history.append(_close_epoch(experiment, position, update))
         folder.write_metrics(history)
         save()
         watcher.epoch(history[-1], config.epochs)
@@ -133,7 +134,7 @@ def _history(folder: RunFolder, position: Position) -> list[dict[str, Any]]:
 
 def _train_epoch(
     experiment: Experiment,
-    optimizer: torch.optim.Optimizer,
+    update: Update,
     position: Position,
     watcher: Watcher,
     stop: Callable[[], bool],
@@ -158,6 +159,7 @@ def _train_epoch(
         if correct is None:
             return None
         newest = _settle(pending, position)
+        position.skipped += update.take_skipped()
         position.correct += float(correct)
         correct = None
         return newest
@@ -171,11 +173,8 @@ def _train_epoch(
     for index, (x, y) in enumerate(left, start=position.batch):
         progress = position.epoch + index / len(batches)
         rate = learning_rate(config.schedule, config.optimizer.lr, progress, config.epochs)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        optimizer.zero_grad()
-        out = run_step(experiment, learner, x, y)
-        optimizer.step()
+        update.set_rate(rate)
+        out = update.step(x, y)
         hits = (out.logits.argmax(dim=-1) == y).sum()
         correct = hits if correct is None else correct + hits
         pending.append(torch.stack([loss.float() for loss in out.losses]) * len(x))
@@ -242,24 +241,23 @@ def _diverged(what: str, position: Position, batch: int) -> LocalgradError:
     )
 
 
-def _close_epoch(
-    experiment: Experiment, position: Position, optimizer: torch.optim.Optimizer
-) -> dict[str, Any]:
+def _close_epoch(experiment: Experiment, position: Position, update: Update) -> dict[str, Any]:
     """Test, and turn the epoch under way into a line of metrics."""
     seen = position.seen
     losses = [total / seen for total in position.losses]
     metrics = {
         "epoch": position.epoch + 1,
-        "lr": optimizer.param_groups[0]["lr"],
+        "lr": update.optimizer.param_groups[0]["lr"],
         "train_loss": losses[-1],
         "losses": losses,
         "train_accuracy": position.correct / (seen * experiment.targets_each),
         **tested(experiment),
+        **({} if update.scaler is None else {"skipped_updates": position.skipped}),
         "seconds": position.epoch_seconds,
         "images_per_second": seen / position.epoch_seconds,
     }
     position.seconds += position.epoch_seconds
     position.epoch += 1
     position.batch, position.seen, position.correct, position.epoch_seconds = 0, 0, 0.0, 0.0
-    position.losses = [0.0] * len(losses)
+    position.losses, position.skipped = [0.0] * len(losses), 0
     return metrics

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from localgrad.data import TextDataset
 from localgrad.experiment.build import Experiment
-from localgrad.experiment.cost import autocast
 from localgrad.experiment.folder import atomically
+from localgrad.experiment.precision import autocast
 from localgrad.tracing.units import tensor_of
 
 RESULTS = ("test_accuracy", "test_loss", "bits_per_byte", "bits_per_char")
@@ -32,7 +32,7 @@ def tested(experiment: Experiment) -> dict[str, float]:
     correct = torch.zeros((), dtype=torch.long, device=experiment.device)
     loss = torch.zeros((), dtype=torch.double, device=experiment.device)
     count = 0
-    with autocast(experiment):
+    with autocast(experiment.device, experiment.config.precision):
         for x, y in experiment.test.evaluation():
             scores = tensor_of(learner(x))
             correct += (scores.argmax(dim=-1) == y).sum()
@@ -52,7 +52,7 @@ def block_accuracy(experiment: Experiment) -> list[float | None]:
     learner.eval()
     counts: list[Tensor | None] = []
     number = 0
-    with autocast(experiment):
+    with autocast(experiment.device, experiment.config.precision):
         for x, y in experiment.test.evaluation():
             scores = learner.exits(x)
             hits = [None if s is None else (s.argmax(dim=-1) == y).sum() for s in scores]

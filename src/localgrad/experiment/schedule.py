@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
 
+from localgrad.errors import LocalgradError
 from localgrad.experiment.config import OptimizerConfig, ScheduleConfig
 
 
@@ -33,16 +36,32 @@ def learning_rate(config: ScheduleConfig, peak: float, epoch: float, epochs: int
     return round(value, 12)
 
 
-def build_optimizer(config: OptimizerConfig, module: nn.Module) -> torch.optim.Optimizer:
-    """Make the optimizer over every parameter of the learner, in one group."""
-    if config.name == "adamw":
-        return torch.optim.AdamW(
-            module.parameters(), lr=config.lr, weight_decay=config.weight_decay
-        )
-    return torch.optim.SGD(
-        module.parameters(),
-        lr=config.lr,
-        momentum=config.momentum,
-        nesterov=config.nesterov and config.momentum > 0,
-        weight_decay=config.weight_decay,
-    )
+def build_optimizer(
+    config: OptimizerConfig, module: nn.Module | Iterable[nn.Parameter]
+) -> torch.optim.Optimizer:
+    """Make the optimizer over every parameter of the learner, in one group.
+
+    Raises:
+        LocalgradError: a fused one was asked for, and the device has none.
+    """
+    parameters = list(module.parameters() if isinstance(module, nn.Module) else module)
+    options: dict[str, Any] = {
+        "lr": config.lr,
+        "weight_decay": config.weight_decay,
+        "fused": config.fused,
+    }
+    make: type[torch.optim.Optimizer] = torch.optim.AdamW
+    if config.name == "sgd":
+        make = torch.optim.SGD
+        options["momentum"] = config.momentum
+        options["nesterov"] = config.nesterov and config.momentum > 0
+    if config.fused:
+        try:  # SGD would say it at the first step only
+            for device, dtype in {(p.device, p.dtype) for p in parameters}:
+                probe = nn.Parameter(torch.zeros(1, device=device, dtype=dtype))
+                probe.grad = torch.zeros_like(probe)
+                make([probe], **options).step()
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            raise LocalgradError(f"optimizer.fused: {reason}; leave it out here") from error
+    return make(parameters, **options)

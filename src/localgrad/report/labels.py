@@ -66,6 +66,8 @@ def place(figure: Figure, axes: Axes, points: Sequence[tuple[float, float, str]]
             ha=side,
             va="center",
             fontsize=_SIZE,
+            zorder=2.5,
+            bbox={"facecolor": token("page"), "edgecolor": "none", "alpha": 0.7, "pad": 0.5},
         )
         text.set_in_layout(False)  # the axes stay where they were when the labels were placed
 

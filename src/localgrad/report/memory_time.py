@@ -28,7 +28,7 @@ class Point:
     """A rule at a number of blocks.
 
     Attributes:
-        label: the rule, with its number of losses where the rule stands at several.
+        label: the rule, with its number of blocks where the rule stands at several.
         look: colour and marker.
         cost: time of a step, or its FLOPs, BP's being 1.
         spread: standard deviation of the time; 0 where there is none.
@@ -61,7 +61,7 @@ def write_memory_time(
 
     Args:
         panels: title to rows, as in the JSON of ``localgrad bench``: ``rule``, ``method``,
-            ``losses``, ``total_bytes``, ``flops_ratio``, and ``time_ratio`` and
+            ``blocks``, ``total_bytes``, ``flops_ratio``, and ``time_ratio`` and
             ``time_ratio_std`` where the steps were timed.
         path: ends in ``.svg`` (light or dark as the reader's system is) or ``.png`` (light).
         columns: panels side by side.
@@ -103,12 +103,12 @@ def _panel(title: str, rows: Sequence[Mapping[str, object]]) -> Panel:
     drawn = dict(zip(unique, looks(unique), strict=True))
     points = []
     for row, pair in zip(shown, pairs, strict=True):
-        losses = fields.whole(row, "losses", title)
+        blocks = fields.get(row, "blocks", title)
         several = rules.count(pair[1]) > 1
         cost, memory = (fields.number(row, name, title) for name in (key, "total_bytes"))
         spread = fields.optional(row.get("time_ratio_std"), title) if timed else None
         if cost is not None and memory:
-            label = f"{pair[1]} K={losses}" if several else pair[1]
+            label = f"{pair[1]} K={blocks}" if several and blocks is not None else pair[1]
             points.append(Point(label, drawn[pair], cost, spread or 0.0, memory))
     return Panel(title, points, timed)
 
@@ -182,7 +182,7 @@ def _front(axes: Axes, pairs: Sequence[tuple[float, float]]) -> None:
     axes.annotate(
         "Pareto front",
         (1, best[-1][1]),
-        (0, -3),
+        (0, -9),
         axes.get_yaxis_transform(),
         textcoords="offset points",
         ha="right",

@@ -1,0 +1,140 @@
+"""An optimizer stepped block by block, inside of one local step.
+
+All blocks learn from the same weights, so an update of a block's parameters may come as soon as
+nothing reads them any more in this step: no forward, no backward, no recomputation. Then their
+gradients go, and only those of one or two blocks are ever alive.
+
+The moments of a step, for groups 0, 1, 2, ..: local 0, local 1, link 0, local 2, link 1, ..
+where ``local g`` is the end of group g's own backward, and ``link g`` the end of the backward of
+its segment that waited for group g + 1. A parameter is due at the last moment of all that read it:
+a tied weight that a later block reads as a constant waits for that block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from localgrad.chain import Unit
+from localgrad.errors import LocalgradError
+from localgrad.segments import Group
+
+Due = dict[nn.Parameter, int]
+
+
+def _local(group: int) -> int:
+    return 2 * group
+
+
+def _link(group: int) -> int:
+    return 2 * group + 3  # after the next group's local backward, before the one of the group then
+
+
+def moments(groups: list[Group], parameters: list[nn.Parameter]) -> Due:
+    """Return the moment of a step from which on nothing reads a parameter any more.
+
+    Args:
+        groups: the learner's.
+        parameters: the learner's; one that no group reads is due at the end.
+    """
+    due: Due = {}
+    for number, group in enumerate(groups):
+        for parameter, waits in _read(group):
+            moment = _link(number) if waits else _local(number)
+            due[parameter] = max(moment, due.get(parameter, 0))
+    return {parameter: due.get(parameter, _link(len(groups))) for parameter in parameters}
+
+
+def _read(group: Group) -> Iterator[tuple[nn.Parameter, bool]]:
+    """Yield what a group reads, and whether the segment that waits for a link still does."""
+    for stage in group.stages:
+        linked = group.linked if stage is group.stages[-1] else 0
+        again = group.link is not None and group.link.combine == "sum" and not group.link.keep_error
+        split = len(stage.units) - linked
+        for position, unit in enumerate(stage.units):
+            yield from ((p, position >= split) for p in unit.reads())
+        head = stage.head.reads() if isinstance(stage.head, Unit) else stage.head.parameters()
+        yield from ((p, bool(linked) and again) for p in head)
+
+
+class BlockUpdates:
+    """One step's updates.
+
+    Args:
+        optimizer: over the learner's parameters; others that it holds are left alone.
+        due: from :func:`moments`.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, due: Due) -> None:
+        self._optimizer = optimizer
+        self._left: dict[int, list[list[nn.Parameter]]] = {}
+        for index, group in enumerate(optimizer.param_groups):
+            for parameter in group["params"]:
+                if parameter in due:
+                    empty: list[list[nn.Parameter]] = [[] for _ in optimizer.param_groups]
+                    self._left.setdefault(due[parameter], empty)[index].append(parameter)
+
+    def after_local(self, group: int) -> None:
+        """Update what nothing reads after the local backward of ``group``."""
+        self._reached(_local(group))
+
+    def after_link(self, group: int) -> None:
+        """Update what nothing reads after the backward of the segment that waited in ``group``."""
+        self._reached(_link(group))
+
+    def rest(self) -> None:
+        """Update what is left: parameters that no group reads, with gradients from elsewhere."""
+        for moment in sorted(self._left):
+            self._reached(moment)
+
+    def _reached(self, moment: int) -> None:
+        parts = self._left.pop(moment, [])
+        touched = [p for part in parts for p in part if p.grad is not None]
+        if not touched:
+            return
+        groups = self._optimizer.param_groups
+        whole = [group["params"] for group in groups]
+        try:
+            for group, part in zip(groups, parts, strict=True):
+                group["params"] = part
+            with torch.autocast(touched[0].device.type, enabled=False):
+                self._optimizer.step()
+        finally:
+            for group, everything in zip(groups, whole, strict=True):
+                group["params"] = everything
+        for parameter in touched:
+            parameter.grad = None
+
+
+def check(update: Any, scaler: Any, learner: nn.Module) -> None:
+    """Refuse what cannot be stepped block by block.
+
+    Raises:
+        LocalgradError: not an optimizer, one that does not hold all that the learner trains or
+            that needs a closure, or a scaler beside it.
+    """
+    if scaler is not None and not callable(getattr(scaler, "scale", None)):
+        raise LocalgradError(
+            f"scaler is a {type(scaler).__name__}: expected a torch.amp.GradScaler"
+        )
+    if update is None:
+        return
+    if scaler is not None:
+        raise LocalgradError(
+            "step got both scaler and update: a scaler must see all gradients before it decides "
+            "whether to skip; leave update out and call scaler.step(optimizer)"
+        )
+    if not isinstance(update, torch.optim.Optimizer):
+        raise LocalgradError(f"update is a {type(update).__name__}: expected a torch optimizer")
+    if isinstance(update, torch.optim.LBFGS):
+        raise LocalgradError("LBFGS looks at all parameters at once: leave update out")
+    held = {p for group in update.param_groups for p in group["params"]}
+    for name, parameter in learner.named_parameters():
+        if parameter.requires_grad and parameter not in held:
+            raise LocalgradError(
+                f"the optimizer does not hold parameter {name!r}, which the learner trains: "
+                "make it from learner.parameters(), or freeze the parameter"
+            )
