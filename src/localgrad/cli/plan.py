@@ -11,12 +11,12 @@ from torch import nn
 from localgrad.cli.json_file import check_writable, write_json
 from localgrad.cli.show_plan import Table, advice, times
 from localgrad.errors import LocalgradError
-from localgrad.experiment import environment
+from localgrad.experiment import environment, precision
 from localgrad.experiment.build import build_method
 from localgrad.experiment.config import Config
 from localgrad.experiment.made_up import MadeUp, make, read_count, read_shape
 from localgrad.experiment.schedule import build_optimizer
-from localgrad.planning import Row, check_precision, measure, plan, read_bytes, shown
+from localgrad.planning import Row, measure, plan, read_bytes, shown
 
 BATCH, SECONDS = "128", "300"
 
@@ -31,6 +31,11 @@ def run(config: Config, flags: dict[str, Any], command: str) -> int:
     check_writable(flags.get("json"))
     if "budget" not in flags:
         raise LocalgradError("plan needs a budget: --budget 8GiB")
+    if config.optimizer.update != "step":
+        raise LocalgradError(
+            "plan predicts one update after the step: leave out --optimizer.update "
+            f"{config.optimizer.update}"
+        )
     budget = read_bytes(flags["budget"])
     batch = read_count("batch", flags.get("batch", BATCH))
     blocks = (
@@ -46,7 +51,7 @@ def run(config: Config, flags: dict[str, Any], command: str) -> int:
     progress.say(f"cutting {config.network.name}")
     subject = make(config, shape)
     if "measure" in flags:
-        check_precision(config.precision, subject.device)
+        precision.check(subject.device, config.precision)
     progress.clear()
     print(_title(config, subject, batch, budget))
     table = Table()
@@ -96,8 +101,8 @@ def run(config: Config, flags: dict[str, Any], command: str) -> int:
     write_json(flags.get("json"), {**about, "input": subject.size, **found.to_dict()})
     if found.stopped is not None:
         raise LocalgradError(
-            f"stopped after {seconds} s at {found.stopped}, with {len(found.rows)} of {found.planned} "
-            "options predicted: allow more --seconds, or fewer --methods and --blocks"
+            f"stopped after {seconds} s at {found.stopped}, with {len(found.rows)} of "
+            f"{found.planned} options predicted: allow more --seconds, or fewer --methods"
         )
     if found.best is None:
         raise LocalgradError(found.advice.reason)

@@ -89,8 +89,8 @@ def advice(plan: Plan, table: Table) -> str:
         _wrapped(
             "",
             f"{table.unit}; FLOPs against BP's; batch: the largest that fits. Totals are of live "
-            f"tensors; the batch itself ({shown(plan.example_bytes)}) and what operators take inside "
-            "of themselves come on top.",
+            f"tensors; the batch itself ({shown(plan.example_bytes)}) and what operators take "
+            "inside of themselves come on top.",
         )
     )
     return "\n".join(lines)

@@ -7,7 +7,7 @@ take, and says which one to choose and why. ``options`` says what is tried, ``pr
 
 from localgrad.planning.advice import Advice, advise
 from localgrad.planning.budget import read_bytes, shown
-from localgrad.planning.measured import check_precision, measure
+from localgrad.planning.measured import measure
 from localgrad.planning.options import Option, options
 from localgrad.planning.plan import Plan, plan
 from localgrad.planning.predicted import training_step
@@ -20,7 +20,6 @@ __all__ = [
     "Plan",
     "Row",
     "advise",
-    "check_precision",
     "largest_batch",
     "measure",
     "micro_batch",

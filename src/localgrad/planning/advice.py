@@ -4,14 +4,17 @@
 2. **BP's gradients for less memory.** Two ways keep them: gradient accumulation (equal parts of the
    batch, one update), where no BatchNorm looks at the whole batch, and activation checkpointing.
    The cheaper one goes first: accumulation repeats no FLOPs, checkpointing about a third of BP's.
-   Beyond 4 parts accumulation goes second, since small parts keep a device less busy, unless
-   ``--measure`` found it faster. Neither costs accuracy, so both go before every local rule.
-3. **Accumulation under BatchNorm**, in parts of at least 16 rows. Statistics of 16 rows cost little:
-   Wu & He, "Group Normalization" (ECCV 2018, arXiv 1803.08494), table 2: ResNet-50, ImageNet, error
-   23.6 % at 32 images, 23.7 % at 16, 24.8 % at 8, 27.3 % at 4. Local rules cost more (docs/results.md).
+   Beyond 4 parts accumulation goes second, and the fewer parts the better, also where
+   checkpointing makes them fewer: small parts keep a device less busy. Where time was measured, it
+   decides. Neither costs accuracy, so both go before every local rule.
+3. **Accumulation under BatchNorm**, in parts of at least 16 rows. Statistics of so many rows cost
+   little: Wu & He, "Group Normalization" (ECCV 2018, arXiv 1803.08494): ResNet-50 on ImageNet
+   loses 10.6 points at 2 images (abstract), about 1 at 8 and none to speak of at 16 (their table
+   2, from memory). Local rules cost more (docs/results.md).
 4. **A local rule**: the fewest losses first, then the rule that came nearest to BP at one number of
    losses, then the cheapest. Our evidence (docs/results.md): every rule is below BP, and the more
-   losses the further; AugLocal with 2 losses is within the spread of BP, where 14 are 3 points below.
+   losses the further; AugLocal with 2 losses is within the spread of BP, with 14 it is 3 points
+   below.
 5. **Accumulation under BatchNorm in smaller parts**: the last resort.
 
 Only rows that fit are considered; this module knows no network and runs nothing.
@@ -87,8 +90,9 @@ def _order(row: Row, batch: int, norms: bool) -> tuple[float, ...]:
         return (
             (3, row.cost, option.micro_batches) if enough else (5, option.micro_batches, row.cost)
         )
-    few = option.micro_batches <= FEW_PARTS or row.time_ratio is not None
-    return (2 if few else 2.5, row.cost, option.micro_batches)
+    if option.micro_batches <= FEW_PARTS or row.time_ratio is not None:
+        return (2, row.cost, option.micro_batches)
+    return (2.5, option.micro_batches, row.cost)
 
 
 def _sort(row: Row) -> str:
@@ -110,7 +114,8 @@ def _sentence(row: Row, batch: int, norms: bool) -> str:
         part = batch // option.micro_batches
         fits = f"{option.label} of {part} fits at {shown(row.total)}"
         if norms:
-            return f"{fits}: gradients add up before the update; BatchNorm sees {part} rows, not {batch}"
+            seen = f"BatchNorm sees {part} rows, not {batch}"
+            return f"{fits}: gradients add up before the update; {seen}"
         return f"{fits}: gradients add up before the update to those of BP, for {cost}"
     losses = "1 loss" if row.losses == 1 else f"{row.losses} losses"
     return f"{fits}: {losses}, so accuracy is usually below BP's; {cost} of BP".replace(

@@ -57,10 +57,9 @@ def measure(
         watch: called with the label of an option before it is measured.
 
     Raises:
-        LocalgradError: the device has no room for a step, or not the precision.
+        LocalgradError: the device has no room for a step.
     """
     device = device_of(chain.model)
-    check_precision(plan.precision, device)
     named = [row for row in (plan.best, *(row for row, _ in plan.advice.others)) if row is not None]
     chosen = [row for row in plan.fits if row in named or row.option.kind != "local"]
     bench = _Bench(chain, inputs, loss, optimizer, plan.precision, repeats)
@@ -77,31 +76,6 @@ def measure(
     rows = tuple(found.get(row.option.label, row) for row in plan.rows)
     advice = advise(rows, plan.budget, plan.batch, has_norms(chain))
     return replace(plan, rows=rows, advice=advice, baseline_batch=base)
-
-
-def check_precision(precision: str, device: torch.device) -> None:
-    """Refuse a precision that the device does not have.
-
-    Raises:
-        LocalgradError: it computes nothing in that precision.
-    """
-    kind = PRECISIONS[precision]
-    if kind is None:
-        return
-    has = device.type != "cuda" or kind == torch.float16 or torch.cuda.is_bf16_supported(False)
-    try:
-        layer = torch.nn.Conv2d(1, 1, 1, device=device)
-        with torch.autocast(device.type, kind, enabled=has):
-            out = layer(torch.ones(1, 1, 2, 2, device=device))
-        has = has and out.dtype == kind
-        out.sum().backward()
-    except (RuntimeError, NotImplementedError):
-        has = False
-    if not has:
-        raise LocalgradError(
-            f"precision {precision}: {device} does not compute in it; measure in another one, or "
-            "predict without --measure"
-        )
 
 
 class _Bench:
@@ -168,8 +142,8 @@ class _Bench:
             if not _is_out_of_memory(error):
                 raise
             raise LocalgradError(
-                f"{row.option.label} ran out of memory at batch {batch} on {self.device}, predicted "
-                f"{shown(row.total)}: lower --batch or --budget"
+                f"{row.option.label} ran out of memory at batch {batch} on {self.device}, "
+                f"predicted {shown(row.total)}: lower --batch or --budget"
             ) from error
         ratio = statistics.median(ratios) if ratios else None
         return replace(row, seconds=statistics.median(own), time_ratio=ratio, measured=memory)

@@ -93,8 +93,8 @@ def options(
     """Return what to predict for a network of ``units`` units.
 
     BP and its checkpointing come first, whatever the rules: they are what the rest is held against.
-    Each local rule comes with every number of blocks, and, with checkpointing inside its blocks, with
-    the two smallest: checkpointing saves more than further cuts there and costs no accuracy.
+    Each local rule comes with every number of blocks, and, with checkpointing inside its blocks,
+    with the two smallest: there it saves more than further cuts, and costs no accuracy.
 
     Args:
         units: of the network.

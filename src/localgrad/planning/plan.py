@@ -147,12 +147,14 @@ def plan(
         LocalgradError: a size, rule or number of blocks that cannot be read; the network cannot be
             cut or predicted; the time is up before BP is predicted.
 
-    >>> from localgrad.networks import resnet20
-    >>> found = plan(resnet20(), torch.rand(2, 3, 32, 32), "90 MiB", 128, rules=["greedy"])
-    >>> found.best.option.label
-    'BP + checkpoint unit'
+    >>> layers = [layer for _ in range(4) for layer in (nn.Linear(32, 32), nn.ReLU())]
+    >>> model = nn.Sequential(*layers, nn.Linear(32, 10))
+    >>> found = plan(model, torch.rand(2, 32), "1 MiB", 1024, rules=["greedy"])
+    >>> found.best.option.label, found.rows[0].largest_batch
+    ('?', 0)
     >>> print(found.advice.reason)
-    BP + checkpoint unit fits at 78.1 MiB: the same gradients as BP for 1.33 times its FLOPs
+    ?
+    >>> learner = found.best.decouple(model, torch.rand(2, 32))
     """
     limit = read_bytes(budget)
     if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
