@@ -225,10 +225,26 @@ def predicted_table(found: Row) -> str:
     return f"{table}\n\nPredicted, {rows[0]['input']}, {rows[0]['precision']}."
 
 
-def drawn_rows(found: Row) -> list[Row]:
-    """Return the rows of a figure: one form of each rule, or the labels would run together."""
+def panel(found: Row) -> tuple[str, list[Row]]:
+    """Return a figure's panel: one form of each rule, or the labels would run together.
+
+    What was timed at a small batch has its memory at the first batch that was predicted.
+    """
     first = {"greedy": "Greedy", "backlink": "BackLink L=1 pool_linear", "auglocal": "AugLocal d=2"}
-    return [row for row in found["rows"] if first.get(row["method"], row["rule"]) == row["rule"]]
+    rows = [row for row in found["rows"] if first.get(row["method"], row["rule"]) == row["rule"]]
+    title = f"{found['network'].rpartition(':')[2]}, {found['input']}, batch {found['batch']}"
+    if not found["predicted"]:
+        return title, rows
+    batch, shape = (found["predicted"][0][key] for key in ("batch", "input"))
+    memory = {
+        (row["rule"], row["blocks"]): row["total_bytes"]
+        for row in found["predicted"]
+        if row["batch"] == batch
+    }
+    title = (
+        f"{found['network'].rpartition(':')[2]}, {shape}, batch {batch}; timed at {found['batch']}"
+    )
+    return title, [{**row, "total_bytes": memory[row["rule"], row["blocks"]]} for row in rows]
 
 
 def memory_time_figure() -> str:
@@ -243,10 +259,7 @@ def draw() -> None:
     from localgrad.report.memory_time import write_memory_time
 
     every = [found for case in STEPS if (found := bench_of(case)) is not None]
-    panels = {
-        f"{found['network']}, {found['input']}, batch {found['batch']}": drawn_rows(found)
-        for found in every
-    }
+    panels = dict(map(panel, every))
     if panels:
         write_memory_time(panels, FIGURE)
 

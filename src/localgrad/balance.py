@@ -7,7 +7,6 @@ and the best cuts by dynamic programming (:mod:`localgrad.partition`).
 from __future__ import annotations
 
 import copy
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -55,8 +54,8 @@ def balanced(
         raise LocalgradError(f"balance={balance!r} must be 'memory' or 'time'")
     if example is None:
         raise LocalgradError(f"balance={balance!r} looks at the units: give example_input=x")
-    even = tuple(len(chain) * (k + 1) // blocks for k in range(blocks))
     chain.cuts(blocks)  # refuses a K that there is not
+    even = tuple(len(chain) * (k + 1) // blocks for k in range(blocks))
     found = rule(chain, even).blocks
     runs = sum(block.stop > block.start for block in found)
     if runs == 1:
@@ -105,19 +104,21 @@ def _parts(chain: Chain, finest: Decoupling, example: Tensor, task: Task) -> Ite
     yield _Part(None, loss_room.build(finest.blocks[-1].loss, task, classes), y)
 
 
-Look = Callable[[Chain, Any, Tensor], Any]
+Look = Callable[[Callable[[Tensor], Tensor], Tensor, list[nn.Parameter]], Any]
 
 
 def _walk(
     chain: Chain,
     parts: list[_Part | None],
     example: Tensor,
-    unit_look: Callable[[Callable[[Tensor], Tensor], Tensor, list[nn.Parameter]], Any],
-    head_look: Callable[[Callable[[Tensor], Tensor], Tensor, list[nn.Parameter]], Any],
+    unit_look: Look,
+    head_look: Look,
     how: str | None = None,
 ) -> tuple[list[Any], list[Any]]:
     """Look at each unit, and at each head and its loss, on what really comes in there."""
-    x, units, heads = example, [], []
+    x = example
+    units: list[Any] = []
+    heads: list[Any] = []
     for unit, part in zip(chain.units, parts, strict=True):
         seen = unit.seeing(example)
 
@@ -154,24 +155,43 @@ def _peaks(
         return _walk(chain, parts, example, _footprint, _head_peak, how)
 
 
+class _ErrorFromAbove(torch.autograd.Function):
+    """Hands an error down that nothing but the backward pass holds, as a following layer does."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.like = x.new_empty(()).expand(x.shape)
+        ctx.layout = x.stride()
+        return x.new_empty(())
+
+    @staticmethod
+    def backward(ctx: Any, *errors: Tensor) -> Tensor:
+        return torch.empty_strided(
+            ctx.like.shape, ctx.layout, dtype=ctx.like.dtype, device=ctx.like.device
+        )
+
+
 def _footprint(
     run: Callable[[Tensor], Tensor], x: Tensor, parameters: list[nn.Parameter]
 ) -> Footprint:
-    trains = any(parameter.requires_grad for parameter in parameters)
-
-    def look(asks: bool, ends: bool, stays: bool = False) -> tuple[int, int, int, int]:
+    def look(
+        asks: bool, ends: bool = True, held: bool = False, stays: bool = False
+    ) -> tuple[int, int, int, int]:
         leaf = x.detach().requires_grad_(asks and x.is_floating_point())
         with LiveStorages() as counter:
             out = run(leaf)
             mark, size = len(counter.log), out.untyped_storage().nbytes()
-            border = out.detach() if ends or stays else None
-            if out.requires_grad:
-                error = torch.empty_like(out)
+            border = out.detach() if ends else None
+            walks = out.requires_grad
+            error = torch.empty_like(out) if held else None
+            if walks and not held:
+                out = _ErrorFromAbove.apply(out)
+            if walks:
                 torch.autograd.backward(out, error, retain_graph=stays)
             walked = len(counter.log)
             del out
         apart = _gradients(counter, parameters)
-        del border
+        del border, error
         return (
             size,
             counter.alive(apart, mark),
@@ -179,10 +199,16 @@ def _footprint(
             counter.peak(apart, mark, walked),
         )
 
+    both = (True, False)
     output, kept, forward, _ = look(True, False)
-    back = {(asks, ends): look(asks, ends)[-1] for asks in (True, False) for ends in (True, False)}
-    crossing = {asks: look(asks, True, stays=True)[-1] for asks in (True, False)}
-    return Footprint(output, kept if trains else output, forward, back, crossing)
+    return Footprint(
+        output,
+        kept,
+        forward,
+        backward={(asks, ends): look(asks, ends)[-1] for asks in both for ends in both},
+        handed={asks: look(asks, held=True)[-1] for asks in both},
+        crossing={asks: look(asks, held=True, stays=True)[-1] for asks in both},
+    )
 
 
 def _head_peak(judge: Callable[[Tensor], Tensor], x: Tensor, parameters: list[nn.Parameter]) -> int:
@@ -216,7 +242,7 @@ def _seconds(
             out = run(leaf)
             torch.autograd.backward(out, torch.ones_like(out))
             times.append(_now(x.device) - start)
-        return statistics.median(times[1:])
+        return min(times)  # what else the machine does only adds
 
     with torch.random.fork_rng([example.device] if example.device.type == "cuda" else []):
         return _walk(chain, parts, example, look, look)

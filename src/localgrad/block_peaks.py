@@ -16,13 +16,16 @@ class Footprint:
         forward: most while its forward runs.
         backward: most from the error at its output to that at its input, by whether its input
             asks for an error, and whether the output stays alive.
-        crossing: the same while all that is kept stays too, by whether its input asks.
+        handed: the same with an error that is held from outside, by whether its input asks; the
+            output stays alive.
+        crossing: likewise, while all that is kept stays too.
     """
 
     output: int
     kept: int
     forward: int
     backward: dict[tuple[bool, bool], int]
+    handed: dict[bool, int]
     crossing: dict[bool, int]
 
 
@@ -73,19 +76,22 @@ class BlockPeaks:
         moments.append(whole + self.heads[stop - 1])
         for u in range(split, stop):
             moments.append(whole - units[u].kept + units[u].crossing[u > start or asked])
-        after = border  # what is alive behind the unit that walks back
-        if split < stop:
-            after = self.kept(split, stop) + (border if self.keeps_error else 0)
-        for u in reversed(range(start, split)):
-            ends = u == split - 1  # its output stays: the border, or the link's entry
-            back = units[u].backward[u > start or asked, ends]
-            beyond = 0 if u == stop - 1 else after + (0 if ends else units[split - 1].output)
-            if split == stop and u < stop - 1:
-                beyond = border
+        if split == stop:
+            at_end = units[stop - 1].backward[stop - 1 > start or asked, True]
+            moments.append(held + self.kept(start, stop - 1) + at_end)
+            beyond = border
+        else:
+            beyond = self.kept(split, stop) + (border if self.keeps_error else 0)
+            if split > start:
+                at_end = units[split - 1].handed[split - 1 > start or asked]
+                moments.append(held + self.kept(start, split - 1) + beyond + at_end)
+                beyond += units[split - 1].output  # the link's segment starts there
+        for u in range(start, (stop if split == stop else split) - 1):
+            back = units[u].backward[u > start or asked, False]
             moments.append(held + self.kept(start, u) + beyond + back)
         if asked:  # the error arrives at what waits
             now = border if split == stop else self.waiting(stop)
             before = units[start - 1]
             rest = held - before.kept - (before.output if self.keeps_error else 0)
-            moments += [held + before.output + now, rest + before.backward[False, True] + now]
+            moments += [held + before.output + now, rest + before.handed[False] + now]
         return max(moments)

@@ -37,10 +37,11 @@ def smallest_maximum(count: int, runs: int, cost: Cost, last: int = 1) -> tuple[
 def _best(
     count: int, runs: int, cost: Cost, join: Callable[[float, float], float], last: int
 ) -> tuple[float, tuple[int, ...]]:
-    found: list[tuple[float, tuple[int, ...]]] = [(0.0, ())] + [(_NEVER, ())] * count
+    never: tuple[float, tuple[int, ...]] = (_NEVER, ())
+    found = [(0.0, never[1]), *[never] * count]
     for run in range(runs):
         final = run == runs - 1
-        following: list[tuple[float, tuple[int, ...]]] = [(_NEVER, ())] * (count + 1)
+        following = [never] * (count + 1)
         for stop in (count,) if final else range(run + 1, count + 1):
             latest = stop - last if final else stop - 1
             for start in range(run, latest + 1):
