@@ -26,7 +26,7 @@ from localgrad import losses, networks
 from localgrad.experiment import environment
 from localgrad.planning import Plan, Row, plan, shown, training_step
 
-#: Parts of what BP takes.
+#: Parts of what BP takes beyond parameters, gradients and optimizer state.
 BUDGETS = (1.02, 0.5, 0.25, 0.15, 0.08)
 VOCABULARY = 256
 
@@ -84,13 +84,11 @@ def choose(case: Case, chain: localgrad.Chain, budget: int) -> Plan:
     )
 
 
-def of_bp(case: Case, chain: localgrad.Chain) -> int:
+def of_bp(case: Case, chain: localgrad.Chain) -> localgrad.Memory:
     """Return the bytes that BP takes."""
     example, _ = case.inputs(2)
     learner = localgrad.decouple(chain, "backprop", example_input=example, loss=case.loss)
-    found = localgrad.predict_memory(
-        learner, example, batch=case.batch, optimizer=case.optimizer
-    ).total
+    found = localgrad.predict_memory(learner, example, batch=case.batch, optimizer=case.optimizer)
     learner.release()
     return found
 
@@ -128,8 +126,9 @@ def main() -> None:
         torch.manual_seed(0)
         chain = localgrad.Chain.of(case.make(), case.inputs(2)[0])
         whole = of_bp(case, chain)
+        held = whole.parameters + whole.gradients + whole.optimizer
         for part in BUDGETS:
-            budget = int(part * whole)
+            budget = held + int(part * (whole.total - held))
             found = choose(case, chain, budget)
             local = [row for row, _ in found.advice.others if row.option.kind == "local"]
             best = [("chosen", found.best)] if found.best is not None else []
@@ -140,7 +139,7 @@ def main() -> None:
                     {
                         "network": case.name,
                         "batch": case.batch,
-                        "bp_bytes": whole,
+                        "bp_bytes": whole.total,
                         "budget_bytes": budget,
                         "role": role,
                         "option": row.option.label,

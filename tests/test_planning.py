@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+import foreign
 import localgrad
 from command import error_line, read
 from localgrad import LocalgradError, Memory, losses
@@ -535,6 +536,24 @@ def test_autocast_is_predicted_too(precision):
             # fake batch norms keep their two statistics in half precision, real ones in single
             assert 0 <= each.measured.total - each.total <= 2 * 2 * channels, each.option.label
     assert found.rows[0].memory.activations < small_plan(batch=16)[1].rows[0].memory.activations
+
+
+def test_a_traced_network_in_another_precision():
+    """Its traces hold for one precision; on fake tensors it cannot be traced anew."""
+    x = torch.rand(2, *foreign.IMAGES)
+    chain = localgrad.Chain.of(foreign.small_vit(), x)
+    found = plan(
+        chain, x, "1GiB", 4, precision="bf16", optimizer=SGD, rules=["auglocal"], blocks=[4]
+    )
+    assert not found.left_out
+    seen = measure(
+        found,
+        chain,
+        lambda rows: (torch.rand(rows, *foreign.IMAGES), torch.randint(5, (rows,))),
+        optimizer=SGD,
+        repeats=1,
+    )
+    assert seen.rows[0].measured.total == seen.rows[0].total
 
 
 def test_a_plan_that_the_clock_stops_prints_what_it_has(capsys, monkeypatch):

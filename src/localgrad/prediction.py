@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -24,10 +25,12 @@ from localgrad.errors import LocalgradError
 from localgrad.flops import measure_flops
 from localgrad.learner import LocalLearner
 from localgrad.memory import Memory, measure_memory
-from localgrad.model_state import device_of
+from localgrad.model_state import device_of, unchanged
 from localgrad.without_content import without_content
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+#: The precisions that each learner's traces are known for.
+_traced: WeakKeyDictionary[LocalLearner, set[str]] = WeakKeyDictionary()
 Factory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
 
@@ -140,6 +143,7 @@ def fake_step(
     layout = torch.channels_last if last else torch.contiguous_format
     mode = FakeTensorMode(allow_non_fake_inputs=True)  # constants that are no buffers
     try:
+        _trace_under(learner, example, precision)
         held = (*learner.parameters(), *learner.buffers())
         fake = without_content(learner, held, mode)
         with (
@@ -161,6 +165,21 @@ def fake_step(
     finally:
         if not isinstance(what, LocalLearner):
             learner.release()
+
+
+def _trace_under(learner: LocalLearner, example: Tensor, precision: str) -> None:
+    """Let a traced network be traced under autocast, which on fake tensors it cannot be.
+
+    A trace holds for the precision that it was made in. Two rows make the learner's chain and heads
+    look; they stay as they were.
+    """
+    seen = _traced.setdefault(learner, {"fp32"})
+    if precision in seen or not learner.chain.tail.traced:
+        return
+    device = device_of(learner)
+    with unchanged(learner, device), torch.autocast(device.type, PRECISIONS[precision]):
+        learner.exits(learner.chain.sample(example))
+    seen.add(precision)
 
 
 def _target_shape(learner: LocalLearner, example: Tensor) -> torch.Size:

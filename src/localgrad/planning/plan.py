@@ -149,11 +149,11 @@ def plan(
 
     >>> layers = [layer for _ in range(4) for layer in (nn.Linear(32, 32), nn.ReLU())]
     >>> model = nn.Sequential(*layers, nn.Linear(32, 10))
-    >>> found = plan(model, torch.rand(2, 32), "1 MiB", 1024, rules=["greedy"])
+    >>> found = plan(model, torch.rand(2, 32), "700 KiB", 1024, rules=["greedy"])
     >>> found.best.option.label, found.rows[0].largest_batch
-    ('?', 0)
-    >>> print(found.advice.reason)
-    ?
+    ('BP in 2 micro-batches', 812)
+    >>> [row.option.label for row in found.fits]
+    ['Greedy K=4', 'BP in 2 micro-batches', 'BP + checkpoint sqrt in 2 micro-batches']
     >>> learner = found.best.decouple(model, torch.rand(2, 32))
     """
     limit = read_bytes(budget)
