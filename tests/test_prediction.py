@@ -119,6 +119,19 @@ def test_under_autocast_but_for_what_batch_norm_saves(precision: str) -> None:
     assert predicted.activations < 0.6 * predict_memory(learner, x).activations
 
 
+@pytest.mark.parametrize("rule", [M.Greedy(), M.BackLink()], ids=str)
+def test_updates_by_block(rule: M.Method) -> None:
+    torch.manual_seed(0)
+    x, y = torch.rand(4, *IMAGES), torch.randint(10, (4,))
+    learner = localgrad.decouple(resnet20(), rule, example_input=x)
+    predicted = predict_memory(learner, x, optimizer=ADAMW, update="block")
+    assert predicted.total < predict_memory(learner, x, optimizer=ADAMW).total
+    optimizer = ADAMW(learner.parameters())
+    learner.step(x, y, update=optimizer)
+    found = measure_memory(lambda: learner.step(x, y, update=optimizer), learner, optimizer)
+    assert (predicted.total, predicted.optimizer) == (found.total, found.optimizer)
+
+
 def test_gradients_that_are_there_stay() -> None:
     x, y = torch.rand(4, *IMAGES), torch.randint(10, (4,))
     learner = localgrad.decouple(resnet20(), "greedy", example_input=x)
@@ -151,6 +164,8 @@ def test_an_example_without_content_will_do() -> None:
     ("change", "message"),
     [
         ({"precision": "int8"}, "precision 'int8' must be one of 'fp32', 'bf16', 'fp16'"),
+        ({"update": "block"}, "update='block': must be 'step', or 'block' with an optimizer"),
+        ({"update": "late", "optimizer": SGD}, "update='late': must be"),
         ({"batch": 0}, "batch=0: must be a whole number"),
         ({"batch": 2.5}, "batch=2.5: must be a whole number"),
         ({"optimizer": torch.optim.SGD([nn.Parameter(torch.ones(1))])}, "optimizer is a SGD: give"),

@@ -67,7 +67,7 @@ IMAGENET = {"stem": "imagenet", "num_classes": 1000}
 STILL = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}  # as most GPTs are trained now
 CASES = {
     "resnet32": Case(rule("resnet32"), 128, (16,), ALL),
-    "resnet110": Case(rule("resnet110"), 128, (16, 55)),
+    "resnet110": Case(rule("resnet110"), 128, (16, 55), predicted=(1024,)),
     "resnet50": Case(
         rule("resnet50", **IMAGENET), 4, (4, 17), repeats=5, predicted=(64, 256)
     ),

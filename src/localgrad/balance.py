@@ -215,7 +215,8 @@ def _head_peak(judge: Callable[[Tensor], Tensor], x: Tensor, parameters: list[nn
     leaf = x.detach().requires_grad_()
     with LiveStorages() as counter:
         torch.autograd.backward(judge(leaf))
-    return counter.peak(_gradients(counter, parameters))
+    peak: int = counter.peak(_gradients(counter, parameters))
+    return peak
 
 
 def _gradients(counter: LiveStorages, parameters: list[nn.Parameter]) -> set[int]:

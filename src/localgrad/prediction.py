@@ -28,6 +28,7 @@ from localgrad.memory import Memory, measure_memory
 from localgrad.model_state import device_of, unchanged
 from localgrad.without_content import without_content
 
+UPDATES = ("step", "block")
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 #: The precisions that each learner's traces are known for.
 _traced: WeakKeyDictionary[LocalLearner, set[str]] = WeakKeyDictionary()
@@ -43,6 +44,7 @@ def predict_memory(
     targets: Tensor | None = None,
     optimizer: Factory | None = None,
     precision: str = "fp32",
+    update: str = "step",
     seconds: float | None = None,
 ) -> Memory:
     """Return the peak memory of a training step in the steady state, without computing anything.
@@ -59,6 +61,8 @@ def predict_memory(
         optimizer: an optimizer's class, or what makes one from parameters; None: without its
             step and state.
         precision: ``"fp32"``, or ``"bf16"`` or ``"fp16"`` by autocast.
+        update: ``"step"``: all parameters at the end of the step; ``"block"``: each block's as
+            soon as may be (``step(update=optimizer)``).
         seconds: give up after so long.
 
     Raises:
@@ -77,6 +81,8 @@ def predict_memory(
             f"optimizer is a {type(optimizer).__name__}: give its class, such as "
             "torch.optim.AdamW, or a function of the parameters that makes it"
         )
+    if update not in UPDATES or (update == "block" and optimizer is None):
+        raise LocalgradError(f"update={update!r}: must be 'step', or 'block' with an optimizer")
     with fake_step(what, example_input, model, batch, targets, precision, seconds) as fake:
         learner, step = fake
         once = measure_memory(step, learner)
@@ -84,10 +90,11 @@ def predict_memory(
             return once
         stepping = optimizer(list(learner.parameters()))
         stepping.step()  # its state is there from now on
+        stepping.zero_grad()
 
         def whole() -> None:
             stepping.zero_grad()
-            step()
+            step(update=stepping if update == "block" else None)
             stepping.step()
 
         steady = measure_memory(whole, learner, stepping)
@@ -122,7 +129,7 @@ def fake_step(
     targets: Tensor | None,
     precision: str,
     seconds: float | None,
-) -> Iterator[tuple[LocalLearner, Callable[[], Any]]]:
+) -> Iterator[tuple[LocalLearner, Callable[..., Any]]]:
     """Yield a learner and its step on fake tensors; leave the learner as it was."""
     if precision not in PRECISIONS:
         raise LocalgradError(
@@ -155,11 +162,11 @@ def fake_step(
             x = x.contiguous(memory_format=layout)
             y = torch.empty((rows, *shape), dtype=kind, device=device)
 
-            def step() -> Any:
+            def step(update: torch.optim.Optimizer | None = None) -> Any:
                 with torch.autocast(
                     device.type, PRECISIONS[precision], enabled=precision != "fp32"
                 ):
-                    return fake.step(x, y)
+                    return fake.step(x, y, update=update)
 
             yield fake, step
     finally:

@@ -123,6 +123,9 @@ class Group:
         self._own = [p for p in read if id(p) not in received]
         self._places = [place for unit in waiting for place in unit.places()]
         self._held = [getattr(module, name) for module, name in self._places]
+        first = stages[0]
+        self._starts_with_norm = _group_norms((*first.units, first.head)[0])
+        self._link_starts_with_norm = bool(waiting) and _group_norms(waiting[0])
 
     def forward(
         self, x: Tensor, y: Any, image: Tensor, scale: Callable[[Tensor], Tensor] | None = None
@@ -136,8 +139,7 @@ class Group:
             scale: applied to each loss that is walked back from, not to those that are reported.
         """
         self._look()
-        first = self.stages[0]
-        x = _leaf(x, self.sends_error, (*first.units, first.head)[0])
+        x = _leaf(x, self.sends_error, self._starts_with_norm)
         walk = Walk(leaf=x, border=x)
         with _forward_mode(x.device.type):
             for stage in self.stages:
@@ -146,7 +148,7 @@ class Group:
                 split = len(units) - linked
                 x = run_units(units[:split], x, stage.block.checkpoint)
                 if linked:
-                    leaf = _leaf(x, x.requires_grad, units[split])
+                    leaf = _leaf(x, x.requires_grad, self._link_starts_with_norm)
                     end = run_units(units[split:], leaf, stage.block.checkpoint)
                     before, x = x, end.detach().requires_grad_(True)
                     walk.link = LinkSegment(before, leaf, end, head_leaf=x)
@@ -261,18 +263,26 @@ def _forward_mode(device: str) -> AbstractContextManager[Any]:
     return nullcontext()
 
 
-def _leaf(x: Tensor, requires_grad: bool, reader: nn.Module | Unit) -> Tensor:
-    """Return ``x`` cut off from what made it, as the input of ``reader``.
+def _leaf(x: Tensor, requires_grad: bool, norms: bool) -> Tensor:
+    """Return ``x`` cut off from what made it.
 
     On the CPU, torch's backward of a group norm ends the process if its input is channels-last and
     nothing asks for that input's gradient (torch 2.13). In a whole network that hardly happens; in
     a block that starts with such a norm it always does, so it gets a contiguous copy.
+
+    Args:
+        x: output of what came before.
+        requires_grad: whether the error at it is asked for.
+        norms: whether what reads it has a group norm.
     """
     x = x.detach()
-    norms = any(isinstance(module, nn.GroupNorm) for module in reader.modules())
     if norms and x.device.type == "cpu" and x.dim() == 4:
         x = x.contiguous()
     return x.requires_grad_(requires_grad)
+
+
+def _group_norms(reader: nn.Module | Unit) -> bool:
+    return any(isinstance(module, nn.GroupNorm) for module in reader.modules())
 
 
 def _backward_mode(device: str) -> AbstractContextManager[Any]:
