@@ -15,4 +15,4 @@ if importlib.util.find_spec("torchvision") is not None:
                 "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
             )
 
-collect_ignore = ["two_processes.py"]  # a script that test_adapters.py starts
+collect_ignore = ["two_processes.py", "compiled_in_process.py"]  # scripts that tests start

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import resource
 import shutil
 import sys
@@ -436,3 +437,26 @@ def test_too_little_room(tmp_path, monkeypatch):
     ):
         run(tmp_path / "x")
     assert not snapshot(tmp_path)
+
+
+# --- compiled steps
+
+
+def test_compile_prints_what_was_decided_and_trains(tmp_path, monkeypatch, capsys):
+    from localgrad import LocalLearner
+    from localgrad.compiled import compile_learner
+
+    def quickly(learner, x, y, fallback):
+        options = {"backend": "aot_eager"}
+        return compile_learner(learner, x, y, "always", fallback, True, None, 1, options)
+
+    monkeypatch.setattr(LocalLearner, "compile", quickly)
+    changed = {**RESNET, "epochs": 1, "blocks": 2, "method.name": "greedy"}
+    assert train(tmp_path / "a", "--compile", "true", **changed) == 0
+    line = capsys.readouterr().out.splitlines()[0]
+    assert re.search(r"compile: 4 graphs compiled in .* s; gradients differ by .*; kept$", line)
+    assert read(tmp_path / "a" / "summary.json")["compiled"]["kept"]
+    assert train(tmp_path / "b", "--quiet", **changed) == 0
+    found = [load_file(tmp_path / name / "model.safetensors") for name in "ab"]
+    for key, value in found[0].items():
+        torch.testing.assert_close(value, found[1][key], rtol=1e-3, atol=1e-4)

@@ -15,8 +15,8 @@ from localgrad import LocalgradError, losses, measure_memory, predict_flops, pre
 from localgrad import methods as M
 from localgrad.networks import gpt, resnet20
 
-SGD = functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9)
-ADAMW = functools.partial(torch.optim.AdamW, lr=0.1)
+SGD = functools.partial(torch.optim.SGD, lr=1e-3, momentum=0.9)
+ADAMW = functools.partial(torch.optim.AdamW, lr=1e-3)
 IMAGES = (3, 32, 32)
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {

@@ -6,7 +6,9 @@ from typing import Any
 from localgrad import losses, methods
 from localgrad.assembly import decouple
 from localgrad.audit import audit
+from localgrad.captured import CapturedStep
 from localgrad.chain import Chain, Unit
+from localgrad.compiled import CompileReport
 from localgrad.decoupling import Block, Decoupling, Link, Part
 from localgrad.errors import LocalgradError
 from localgrad.flops import measure_flops
@@ -20,7 +22,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Block",
+    "CapturedStep",
     "Chain",
+    "CompileReport",
     "Decoupling",
     "Link",
     "LocalLearner",

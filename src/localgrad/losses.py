@@ -123,7 +123,9 @@ class PredSimLoss:
     def __call__(self, output: HeadOutput, target: Tensor, image: Tensor) -> Tensor:
         assert output.features is not None
         assert output.logits is not None
-        onehot = F.one_hot(target, self.classes).to(output.features.dtype)
+        # not F.one_hot, which on some devices looks at the largest label: a GPU would be waited for
+        labels = torch.arange(self.classes, device=target.device)
+        onehot = (target[:, None] == labels).to(output.features.dtype)
         similar = F.mse_loss(similarity_matrix(output.features), similarity_matrix(onehot))
         return (1 - self.beta) * similar + self.beta * self.task(output.logits, target)
 
@@ -180,8 +182,7 @@ class InfoProLoss:
             )
 
     def _undo(self, image: Tensor) -> Tensor:
-        std = image.new_tensor(self.std).view(-1, 1, 1)
-        return image * std + image.new_tensor(self.mean).view(-1, 1, 1)
+        return image * _per_channel(self.std, image) + _per_channel(self.mean, image)
 
     def pixels(self, image: Tensor) -> Tensor:
         """Undo the normalisation: ``(batch, channels, height, width)`` in 0..1."""
@@ -200,6 +201,11 @@ class InfoProLoss:
         elif output.logits is not None:
             terms.append(self.classify * self.task(output.logits, target))
         return torch.stack(terms).sum()
+
+
+def _per_channel(values: Sequence[float], image: Tensor) -> Tensor:
+    """Return one value a channel, filled in on the device: copied from the host it would wait."""
+    return torch.stack([image.new_full((), value) for value in values]).view(-1, 1, 1)
 
 
 def resolve(name: str, kind: str, known: dict[str, Any]) -> Any:

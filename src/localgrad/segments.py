@@ -9,7 +9,7 @@ once, with both errors.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +23,7 @@ from localgrad.decoupling import Block, Link
 from localgrad.errors import LocalgradError
 from localgrad.losses import LocalLoss
 from localgrad.recompute import run_units
+from localgrad.walked_twice import ALL, ERRORS, WEIGHTS, asking
 
 
 def announce(loss: Tensor, index: int) -> Tensor:
@@ -50,8 +51,11 @@ class Stage:
             x: the block's output.
             source: the network's input.
         """
-        head = self.head.seeing(source) if isinstance(self.head, Unit) else self.head
-        return head(x)
+        return self.head_for(source)(x)
+
+    def head_for(self, source: Tensor) -> nn.Module | Unit:
+        """Return the head for one run of the network on ``source``."""
+        return self.head.seeing(source) if isinstance(self.head, Unit) else self.head
 
 
 @dataclass(eq=False)
@@ -126,9 +130,16 @@ class Group:
         first = stages[0]
         self._starts_with_norm = _group_norms((*first.units, first.head)[0])
         self._link_starts_with_norm = bool(waiting) and _group_norms(waiting[0])
+        #: compiled runs, by index of the block and part (:mod:`localgrad.compiled`)
+        self.runs: dict[tuple[int, str], Any] = {}
 
     def forward(
-        self, x: Tensor, y: Any, image: Tensor, scale: Callable[[Tensor], Tensor] | None = None
+        self,
+        x: Tensor,
+        y: Any,
+        image: Tensor,
+        scale: Callable[[Tensor], Tensor] | None = None,
+        ready: Callable[[Tensor], None] | None = None,
     ) -> Walk:
         """Run units, heads and losses on ``x``, cut off from what made it.
 
@@ -137,6 +148,7 @@ class Group:
             y: targets.
             image: the network's input.
             scale: applied to each loss that is walked back from, not to those that are reported.
+            ready: called with the group's output, detached, before the last head runs.
         """
         self._look()
         x = _leaf(x, self.sends_error, self._starts_with_norm)
@@ -146,21 +158,42 @@ class Group:
                 linked = self.linked if stage is self.stages[-1] else 0
                 units = tuple(unit.seeing(image) for unit in stage.units)
                 split = len(units) - linked
-                x = run_units(units[:split], x, stage.block.checkpoint)
+                x = self._run(stage, "units", units[:split], x)
                 if linked:
                     leaf = _leaf(x, x.requires_grad, self._link_starts_with_norm)
-                    end = run_units(units[split:], leaf, stage.block.checkpoint)
+                    end = self._run(stage, "link", units[split:], leaf)
                     before, x = x, end.detach().requires_grad_(True)
                     walk.link = LinkSegment(before, leaf, end, head_leaf=x)
-                out = stage.scores(x, image)
+                if stage is self.stages[-1]:
+                    walk.border = x.detach()
+                    if ready is not None:
+                        ready(walk.border)
+                out = self._scores(stage, x, image)
                 if stage.block.head is None:
                     walk.logits = out.detach()
                 loss = announce(stage.loss(out, y, image), stage.index)
                 if loss.requires_grad:  # not where all that it could train is frozen
                     walk.losses.append(loss if scale is None else scale(loss))
                 walk.values.append(loss.detach())
-        walk.border = x.detach()
         return walk
+
+    def _run(self, stage: Stage, part: str, units: tuple[Unit, ...], x: Tensor) -> Tensor:
+        compiled = self.runs.get((stage.index, part))
+        if compiled is None:
+            return run_units(units, x, stage.block.checkpoint)
+        out: Tensor = compiled(units, x)
+        return out
+
+    def _scores(self, stage: Stage, x: Tensor, image: Tensor) -> Any:
+        compiled = self.runs.get((stage.index, "head"))
+        if compiled is None:
+            return stage.scores(x, image)
+        head = stage.head_for(image)
+        return compiled((head,) if isinstance(head, Unit) else head, x)
+
+    def _asking(self, which: str) -> AbstractContextManager[Any]:
+        """Say what a walk through compiled units wants, and that they will be walked again."""
+        return asking(which) if self.runs else nullcontext()
 
     def _look(self) -> None:
         """See which parameters learn at present: they may have been frozen or thawed.
@@ -208,14 +241,16 @@ class Group:
 
     def _cross(self, segment: LinkSegment, head_loss: Tensor) -> Tensor | None:
         """Take the head's error across the waiting segment; return the error at its input."""
-        torch.autograd.backward(head_loss, retain_graph=self.asks_head_again)
+        with self._asking(ALL):
+            torch.autograd.backward(head_loss, retain_graph=self.asks_head_again)
         error, segment.head_leaf.grad = segment.head_leaf.grad, None
         onward = segment.before.requires_grad
         wanted = [*([segment.leaf] if onward else []), *self.local_parameters]
         if wanted:
-            torch.autograd.backward(
-                segment.end, error, inputs=wanted, retain_graph=bool(self.receivers)
-            )
+            with self._asking(ALL if self.local_parameters else ERRORS):
+                torch.autograd.backward(
+                    segment.end, error, inputs=wanted, retain_graph=bool(self.receivers)
+                )
         if self.keeps_error:
             segment.error = error
         if self.asks_head_again:
@@ -233,7 +268,7 @@ class Group:
         assert walk.link is not None
         segment = walk.link
         if segment.head_loss is not None:
-            with _backward_mode(segment.head_leaf.device.type):
+            with _backward_mode(segment.head_leaf.device.type), self._asking(ALL):
                 torch.autograd.backward(segment.head_loss, inputs=[segment.head_leaf])
             segment.error, segment.head_loss = segment.head_leaf.grad, None
             del segment.head_leaf
@@ -252,7 +287,7 @@ class Group:
         end, error = segment.end, segment.error
         del segment
         if self.receivers and error is not None:
-            with _backward_mode(end.device.type):
+            with _backward_mode(end.device.type), self._asking(WEIGHTS):
                 torch.autograd.backward(end, error, inputs=list(self.receivers))
 
 
@@ -315,3 +350,15 @@ def groups_of(
         sends = own is not None and own.length > 0
         groups.append(Group(tuple(run), sends, following, linked, parameters))
     return groups
+
+
+def norms_in_common(groups: Sequence[Group]) -> str | None:
+    """Return the kind of a norm with running statistics that runs in two groups, or None."""
+    owner: dict[int, int] = {}
+    for number, group in enumerate(groups):
+        parts = [part for stage in group.stages for part in (*stage.units, stage.head)]
+        for module in {id(m): m for part in parts for m in part.modules()}.values():
+            counts = getattr(module, "track_running_stats", False)
+            if counts and owner.setdefault(id(module), number) != number:
+                return type(module).__name__
+    return None

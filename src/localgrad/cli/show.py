@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from localgrad import CompileReport
 from localgrad.experiment.checkpoint import Position
 from localgrad.experiment.loop import Watcher
 
@@ -30,6 +31,14 @@ class Bar(Watcher):
     def __init__(self, title: str, progress: Progress | None, inputs: str = "images") -> None:
         self.title, self.progress, self.inputs = title, progress, inputs
         self.task = None if progress is None else progress.add_task(title, total=None, info="")
+
+    def compiled(self, report: CompileReport) -> None:
+        """Print a line."""
+        line = f"{self.title}  compile: {report}"
+        if self.progress is None:
+            print(line, flush=True)
+        else:
+            self.progress.console.print(line, markup=False)
 
     def batch(self, position: Position, batches: int, losses: list[float] | None) -> None:
         """Move the bar; speed and per-block losses beside it."""

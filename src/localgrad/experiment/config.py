@@ -165,6 +165,12 @@ class Config(_Section):
     activation_checkpoint: Literal["unit", "sqrt"] | None = Field(
         None, description="recompute activations in every block: each unit, or sqrt(n) groups"
     )
+    compile: bool = Field(
+        False, description="compile blocks' units with torch.compile; off where it does not pay"
+    )
+    compile_fallback: bool = Field(
+        False, description="leave blocks that cannot be compiled as they are"
+    )
     channels_last: bool = Field(True, description="memory layout of images and weights")
     device: str = Field("auto", description="cpu, cuda, cuda:1; auto: cuda where there is one")
     threads: Count | None = Field(None, description="CPU threads; default: PyTorch's choice")

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from localgrad import LocalLearner, measure_flops, measure_memory
 from localgrad.experiment.build import Experiment
+from localgrad.experiment.compiling import compile_steps
 from localgrad.experiment.precision import autocast
 from localgrad.experiment.update import Update
 from localgrad.learner import StepOutput
@@ -90,6 +91,7 @@ def time_steps(
 
 def _timed_step(experiment: Experiment) -> Callable[[], None]:
     learner = copy.deepcopy(experiment.learner)
+    compile_steps(experiment, learner)
     update = Update(experiment.config, learner, experiment.device)
     x, y = first_batch(experiment)
 

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from localgrad import Reach, audit
+from localgrad import CompileReport, Reach, audit
 from localgrad.errors import LocalgradError
 from localgrad.experiment import checkpoint, environment
 from localgrad.experiment.build import Experiment
 from localgrad.experiment.checkpoint import Position
+from localgrad.experiment.compiling import compile_steps
 from localgrad.experiment.cost import first_batch, measure_cost
 from localgrad.experiment.folder import RunFolder
 from localgrad.experiment.results import summarise, tested, write_model
@@ -30,6 +31,9 @@ class Interrupted(Exception):  # noqa: N818 - a wish, not an error
 
 class Watcher:
     """Told what happens; the command line shows it."""
+
+    def compiled(self, report: CompileReport) -> None:
+        """Whether steps run compiled from now on."""
 
     def batch(self, position: Position, batches: int, losses: list[float] | None) -> None:
         """A batch is done; ``losses`` is of each block, where it was looked at."""
@@ -76,6 +80,9 @@ def train(
     cost = measure_cost(experiment)
     going_on = folder.checkpoint.exists()
     reach = None if going_on else _audited(experiment)
+    compiled = compile_steps(experiment, learner)
+    if compiled is not None:
+        watcher.compiled(compiled)
     weights = sum(p.numel() * p.element_size() for p in learner.parameters())
     folder.open(config, resume, needed_bytes=8 * weights + 2**20)
     position = Position(losses=[0.0] * len(learner.decoupling))
@@ -107,6 +114,8 @@ def train(
     summary = summarise(experiment, history, position.seconds, costs, about)
     summary["skipped_images"] = note_skipped(experiment, folder)
     write_model(learner.backbone, folder / "model.safetensors")
+    if compiled is not None:
+        summary["compiled"] = compiled.to_dict()
     folder.write_json("summary.json", summary)
     return summary
 
