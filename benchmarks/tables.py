@@ -435,6 +435,33 @@ def families_table() -> str:
     )
 
 
+def budget_table() -> str:
+    """What the planner chose for each budget, predicted and run for real."""
+    if not (RESULTS / "budget.json").exists():
+        return "Not measured yet: `python benchmarks/budget.py`."
+    found = read("budget")
+    header = ["network, batch", "budget, MiB", "÷ BP", "", "option", "losses", "FLOPs ÷ BP"]
+    table = markdown(
+        [*header, "predicted, MiB", "measured, MiB", "within"],
+        [
+            [
+                f"{row['network']}, {row['batch']}",
+                f"{row['budget_bytes'] / 2**20:.1f}",
+                f"{row['budget_bytes'] / row['bp_bytes']:.2f}",
+                row["role"],
+                row["option"],
+                str(row["losses"]),
+                f"{row['flops_ratio']:.2f}",
+                f"{row['predicted_bytes'] / 2**20:.1f}",
+                f"{row['measured_bytes'] / 2**20:.1f}",
+                "yes" if row["within"] else "no",
+            ]
+            for row in found["rows"]
+        ],
+    )
+    return f"{table}\n\n{found['hardware']}; {found['date'][:10]}."
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "summary": summary_table,
     "cifar10-resnet20-k4": lambda: accuracy_table("cifar10-resnet20-k4"),
@@ -451,6 +478,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "step-resnet110": lambda: step_table("resnet110"),
     "memory-time": memory_time_figure,
     "overhead": overhead_table,
+    "budget": budget_table,
     **{f"bench-{case}": partial(bench_table, case) for case in STEPS},
 }
 PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -48,7 +48,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Load a room that is no part of the core when it is first asked for."""
-    if name in ("data", "networks"):
+    """Load a room that few need when it is first asked for."""
+    if name in ("data", "networks", "planning"):
         return import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

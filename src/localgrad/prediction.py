@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -24,11 +25,13 @@ from localgrad.errors import LocalgradError
 from localgrad.flops import measure_flops
 from localgrad.learner import LocalLearner
 from localgrad.memory import Memory, measure_memory
-from localgrad.model_state import device_of
+from localgrad.model_state import device_of, unchanged
 from localgrad.without_content import without_content
 
 UPDATES = ("step", "block")
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+#: The precisions that each learner's traces are known for.
+_traced: WeakKeyDictionary[LocalLearner, set[str]] = WeakKeyDictionary()
 Factory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
 
@@ -80,7 +83,7 @@ def predict_memory(
         )
     if update not in UPDATES or (update == "block" and optimizer is None):
         raise LocalgradError(f"update={update!r}: must be 'step', or 'block' with an optimizer")
-    with _fake_step(what, example_input, model, batch, targets, precision, seconds) as fake:
+    with fake_step(what, example_input, model, batch, targets, precision, seconds) as fake:
         learner, step = fake
         once = measure_memory(step, learner)
         if optimizer is None:
@@ -113,12 +116,12 @@ def predict_flops(
 
     Arguments and errors are those of :func:`predict_memory`.
     """
-    with _fake_step(what, example_input, model, batch, targets, "fp32", seconds) as fake:
+    with fake_step(what, example_input, model, batch, targets, "fp32", seconds) as fake:
         return measure_flops(fake[1])
 
 
 @contextmanager
-def _fake_step(
+def fake_step(
     what: LocalLearner | Decoupling,
     example: Tensor,
     model: nn.Module | Chain | None,
@@ -147,6 +150,7 @@ def _fake_step(
     layout = torch.channels_last if last else torch.contiguous_format
     mode = FakeTensorMode(allow_non_fake_inputs=True)  # constants that are no buffers
     try:
+        _trace_under(learner, example, precision)
         held = (*learner.parameters(), *learner.buffers())
         fake = without_content(learner, held, mode)
         with (
@@ -170,6 +174,21 @@ def _fake_step(
             learner.release()
 
 
+def _trace_under(learner: LocalLearner, example: Tensor, precision: str) -> None:
+    """Let a traced network be traced under autocast, which on fake tensors it cannot be.
+
+    A trace holds for the precision that it was made in. Two rows make the learner's chain and heads
+    look; they stay as they were.
+    """
+    seen = _traced.setdefault(learner, {"fp32"})
+    if precision in seen or not learner.chain.tail.traced:
+        return
+    device = device_of(learner)
+    with unchanged(learner, device), torch.autocast(device.type, PRECISIONS[precision]):
+        learner.exits(learner.chain.sample(example))
+    seen.add(precision)
+
+
 def _target_shape(learner: LocalLearner, example: Tensor) -> torch.Size:
     """Return the shape of a row's targets: one for each of the network's vectors of scores."""
     outputs = learner.chain.outputs or (learner.chain.shapes(example)[1],)
@@ -188,9 +207,11 @@ class _Deadline(TorchDispatchMode):
         self.seconds, self.end = seconds, time.monotonic() + seconds
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if time.monotonic() > self.end:
+        out = func(*args, **(kwargs or {}))
+        # not where C++ asks for a device or a size: an exception there ends the process
+        if isinstance(out, Tensor | tuple | list) and time.monotonic() > self.end:
             raise LocalgradError(
                 f"the network is too large to predict a step of it in {self.seconds:g} s: "
                 "allow more time"
             )
-        return func(*args, **(kwargs or {}))
+        return out

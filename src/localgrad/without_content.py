@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 T = TypeVar("T")
+_DEEP = 100_000  # frames; every node takes four
 
 
 def without_content(thing: T, tensors: Iterable[Tensor], mode: FakeTensorMode) -> T:
@@ -21,4 +23,14 @@ def without_content(thing: T, tensors: Iterable[Tensor], mode: FakeTensorMode) -
     known = {id(tensor): mode.from_tensor(tensor) for tensor in tensors}
     for tensor in known.values():
         tensor.grad = None
-    return copy.deepcopy(thing, known)
+    return deep_copy(thing, known)
+
+
+def deep_copy(thing: T, known: dict[int, Any] | None = None) -> T:
+    """Return ``copy.deepcopy``, also of the long rows of nodes that a traced network holds."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(limit, _DEEP))
+    try:
+        return copy.deepcopy(thing, known)
+    finally:
+        sys.setrecursionlimit(limit)

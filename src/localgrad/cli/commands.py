@@ -48,6 +48,11 @@ COMMANDS = {
         "localgrad bench --network.name resnet20 --methods greedy,backlink --blocks 4 --batch 32",
         (*STEP, "repeats"),
     ),
+    "plan": Command(
+        "predict what each way of training takes; say which one to choose for a budget",
+        "localgrad plan --network.name resnet20 --batch 128 --budget 64MiB --methods greedy",
+        tuple(option for option in STEP if option != "activation_checkpoint"),  # it tries them
+    ),
     "list": Command("show the rules, networks and data sets", "localgrad list --json all.json", ()),
 }
 
@@ -86,10 +91,12 @@ FLAGS = {
     "predict": Flag("memory and FLOPs alone, predicted: any batch, nothing is run", ("bench",)),
     "budget": Flag("memory that a step may take, such as 8GiB", ("plan",), "text", "SIZE"),
     "measure": Flag("also time what is proposed, on this device", ("plan",)),
+    "largest": Flag("also find the largest batch of every option", ("plan",)),
+    "seconds": Flag("stop after so long [300]", ("plan",), "text", "N"),
     "resume": Flag("go on where --out stopped; start it if there is nothing yet", _RUNS),
-    "json": Flag("also write what is printed as JSON", (*COMMANDS, "plan"), "file"),
+    "json": Flag("also write what is printed as JSON", tuple(COMMANDS), "file"),
     "plot": Flag("also draw a figure: .svg or .png (audit: .svg)", ("audit", "bench"), "file"),
-    "quiet": Flag("no progress", (*_RUNS, "bench")),
-    "debug": Flag("show the traceback of an error", (*COMMANDS, "plan")),
-    "help": Flag("show this and stop", (*COMMANDS, "plan")),
+    "quiet": Flag("no progress", (*_RUNS, *_MADE_UP)),
+    "debug": Flag("show the traceback of an error", tuple(COMMANDS)),
+    "help": Flag("show this and stop", tuple(COMMANDS)),
 }

@@ -1,0 +1,31 @@
+"""Choosing how to train a network within a budget of memory, before anything is run.
+
+:func:`plan` predicts what BP, activation checkpointing, gradient accumulation and the local rules
+take, and says which one to choose and why. ``options`` says what is tried, ``predicted`` how,
+``search`` finds the largest batch, ``advice`` holds the order and its reasons.
+"""
+
+from localgrad.planning.advice import Advice, advise
+from localgrad.planning.budget import read_bytes, shown
+from localgrad.planning.measured import measure
+from localgrad.planning.options import Option, options
+from localgrad.planning.plan import Plan, plan
+from localgrad.planning.predicted import training_step
+from localgrad.planning.row import Row
+from localgrad.planning.search import largest_batch, micro_batch
+
+__all__ = [
+    "Advice",
+    "Option",
+    "Plan",
+    "Row",
+    "advise",
+    "largest_batch",
+    "measure",
+    "micro_batch",
+    "options",
+    "plan",
+    "read_bytes",
+    "shown",
+    "training_step",
+]
