@@ -14,7 +14,7 @@ import functools
 import gc
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from localgrad import methods as M
 from localgrad.cli.show import table
 from localgrad.experiment import environment
 
-OPTIMIZERS = {
+OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]] = {
     "SGD": functools.partial(torch.optim.SGD, lr=0.01, momentum=0.9),
     "AdamW": functools.partial(torch.optim.AdamW, lr=1e-4),
 }
@@ -77,8 +77,13 @@ CASES = [
     Case("GPT (6 layers, dropout)", gpt, 8, (256,), 3, "AdamW", vocabulary=5000),
     Case("ResNet-32, bf16", networks.resnet32, 64, (3, 32, 32), 8, "AdamW", precision="bf16"),
 ]
-RULES: list[M.Method] = [M.Backprop(), M.Backprop("unit"), M.Greedy(), M.BackLink(head="pool_linear"),
-         M.AugLocal(1)]  # fmt: skip
+RULES: list[M.Method] = [
+    M.Backprop(),
+    M.Backprop("unit"),
+    M.Greedy(),
+    M.BackLink(head="pool_linear"),
+    M.AugLocal(1),
+]
 
 
 def measure(case: Case, chain: localgrad.Chain, rule: M.Method) -> dict[str, Any]:
