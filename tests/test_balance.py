@@ -8,10 +8,12 @@ import random
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import localgrad
 from localgrad import LocalgradError, losses, predict_memory
 from localgrad import methods as M
+from localgrad.balance import Balance, balanced
 from localgrad.networks import gpt, resnet110
 from localgrad.partition import smallest_maximum
 
@@ -93,6 +95,17 @@ def test_memory_is_the_least_that_so_many_blocks_allow(rule: M.Method, blocks: i
     found = peak(blocks=blocks, balance="memory")
     assert best <= found <= best + 1024  # scalars and statistics of norms
     assert found <= peak(blocks=blocks)
+
+
+def test_what_was_seen_is_kept_for_the_next_question() -> None:
+    torch.manual_seed(0)
+    x = torch.rand(4, 3, 16, 16)
+    chain = localgrad.Chain.of(uneven())
+    looks = Balance(chain, x, F.cross_entropy)
+    for rule in (M.Greedy(), M.BackLink(), M.DGL(), M.Greedy()):
+        for blocks in (2, 3, len(chain)):
+            wanted = balanced(chain, rule, blocks, "memory", x, F.cross_entropy)
+            assert looks.memory(rule, blocks) == wanted
 
 
 def test_a_deep_network_is_cut_better_than_evenly() -> None:

@@ -17,7 +17,6 @@ import localgrad
 from command import error_line, read
 from localgrad import LocalgradError, Memory, losses
 from localgrad import methods as M
-from localgrad.balance import balanced
 from localgrad.cli import main
 from localgrad.planning import (
     Option,
@@ -34,7 +33,6 @@ from localgrad.planning import (
     shown,
     training_step,
 )
-from localgrad.planning.cuts import Cuts
 
 MIB = 2**20
 SGD = partial(torch.optim.SGD, lr=0.01, momentum=0.9)
@@ -244,17 +242,6 @@ def test_options_are_those_that_exist():
         options(16, blocks=[17])
     with pytest.raises(LocalgradError, match="did you mean 'greedy'"):
         options(16, ["gredy"])
-
-
-@pytest.mark.parametrize("rule", [M.Greedy(), M.BackLink(), M.AugLocal(1)], ids=str)
-def test_cuts_are_those_of_a_balanced_decoupling(rule):
-    x = torch.rand(2, 3, 16, 16)
-    chain = localgrad.Chain.of(network(), x)
-    cuts = Cuts(chain, x, F.cross_entropy)
-    for blocks in (3, 4):
-        wanted = balanced(chain, rule, blocks, "memory", x, F.cross_entropy)
-        assert cuts.ends(Option(rule, blocks)) == wanted
-    assert cuts.ends(Option(rule, len(chain))) == tuple(range(1, len(chain) + 1))
 
 
 # --- predictions against real steps

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from localgrad.assembly import decouple
+from localgrad.balance import Balance
 from localgrad.chain import Chain
 from localgrad.errors import LocalgradError
 from localgrad.learner import LocalLearner
 from localgrad.methods import Method
 from localgrad.planning.advice import Advice, advise
 from localgrad.planning.budget import read_bytes, shown
-from localgrad.planning.cuts import Cuts
 from localgrad.planning.options import Option, options
 from localgrad.planning.predicted import Prediction, predict, predict_step
 from localgrad.planning.row import Row
@@ -213,7 +213,7 @@ class _Planner:
         self.found: dict[Option, Prediction] = {}
         self.left_out: list[tuple[str, str]] = []
         self.norms = has_norms(chain)
-        self.cuts = Cuts(chain, example, loss)
+        self.balance = Balance(chain, example, loss)
 
     def run(self, wanted: list[Option], seconds: float | None) -> Plan:
         """Predict what is wanted, then what follows from it."""
@@ -256,7 +256,7 @@ class _Planner:
         """Predict an option; where the network does not take it, note why."""
         self.watch(option.label)
         try:
-            ends = self.in_time(lambda left: self.cuts.ends(option))
+            ends = self.in_time(lambda left: self.ends(option))
             learner = decouple(
                 self.chain,
                 option.decoupling(self.chain, ends),
@@ -293,6 +293,12 @@ class _Planner:
             learner.release()
         self.rows.append(row)
         self.watch(row)
+
+    def ends(self, option: Option) -> tuple[int, ...] | None:
+        """Return the end of each block; None where the option has no number of blocks."""
+        if option.blocks is None:
+            return None
+        return self.balance.memory(option.method, option.blocks, option.checkpoint)
 
     def predicted(self, learner: LocalLearner, option: Option) -> Prediction:
         """Return bytes and FLOPs of an option, in the time that is left."""
