@@ -26,6 +26,7 @@ DOCUMENTS = (
     "docs/any-network.md",
     "docs/architectures.md",
     "docs/memory-and-speed.md",
+    "docs/fast-steps.md",
 )
 STEPS = ("resnet32", "resnet110", "resnet50", "resnet101", "vit", "gpt2")
 FIGURE = ROOT / "docs" / "memory-time.svg"
@@ -134,29 +135,6 @@ def plural(count: int, what: str) -> str:
 def step_rows(network: str) -> list[Row]:
     rows: list[Row] = read(f"step-{network}-cpu")["rows"]
     return rows
-
-
-def step_table(network: str) -> str:
-    about = read(f"step-{network}-cpu")
-    table = markdown(
-        ["rule", "losses", "activations ÷ BP", "FLOPs ÷ BP", "time ÷ BP"],
-        [
-            [
-                row["rule"],
-                str(row["losses"]),
-                f"{row['memory_ratio']:.3f}",
-                f"{row['flops_ratio']:.2f}",
-                f"{row['time_ratio']:.2f} ± {row['time_ratio_std']:.2f}",
-            ]
-            for row in step_rows(network)
-        ],
-    )
-    versions = about["versions"]
-    return (
-        f"{table}\n\nOne training step of {network}, batch {about['batch']}, channels-last, fp32; "
-        f"time: median of {about['n']} steps taken in turn with BP's; {about['hardware']}, torch "
-        f"{versions['torch']}; {about['date'][:10]}."
-    )
 
 
 def bench_of(case: str) -> Row | None:
@@ -311,7 +289,12 @@ def summary_table() -> str:
     header = ["rule", "test accuracy %", "activations ÷ BP", "FLOPs ÷ BP", "time ÷ BP", "losses"]
     n = sorted({row["n"] for row in trained["rows"]})
     seeds = f"n = {n[0]}" if len(n) == 1 else f"n = {n[0]} to {n[-1]}"
-    return f"{markdown(header, rows)}\n\nAccuracy: {setting(trained)}; {seeds}."
+    cost = read("step-resnet32-cpu")
+    return (
+        f"{markdown(header, rows)}\n\nAccuracy: {setting(trained)}; {seeds}. Costs: a step at batch "
+        f"{cost['batch']}, channels-last; time: median of {cost['n']} in turn with BP's; "
+        f"{cost['hardware']}."
+    )
 
 
 def pipeline_table() -> str:
@@ -462,6 +445,66 @@ def budget_table() -> str:
     return f"{table}\n\n{found['hardware']}; {found['date'][:10]}."
 
 
+def prediction_table() -> str:
+    """Predicted memory beside that of real steps."""
+    if not (RESULTS / "prediction-cpu.json").exists():
+        return "Not measured yet: `python benchmarks/cpu/prediction.py`."
+    found = read("prediction-cpu")
+    header = ["network, batch, optimizer", "rule", "predicted, MiB", "predicted ÷ measured"]
+    table = markdown(
+        [*header, "allocated ÷ predicted", "seconds"],
+        [
+            [
+                f"{row['network']}, {row['batch']}, {row['optimizer']}",
+                row["rule"],
+                f"{row['predicted_bytes'] / 2**20:.1f}",
+                f"{row['ratio']:.4f}",
+                f"{1 / row['allocated_ratio']:.3f}",
+                f"{row['seconds']:.1f}",
+            ]
+            for row in found["rows"]
+        ],
+    )
+    worst = 100 * max(abs(row["ratio"] - 1) for row in found["rows"])
+    return (
+        f"{table}\n\nBytes of live tensors at the peak of a whole training step; "
+        f"{len(found['rows'])} pairs differ by {worst:.3f} % at the most. Allocated: what the "
+        f"CPU's allocator gave out at its peak, operators' workspace included. "
+        f"{found['hardware']}, torch {found['versions']['torch']}; {found['date'][:10]}."
+    )
+
+
+def compiled_table() -> str:
+    """Compiled steps beside plain ones."""
+    layouts = [f"compiled-{layout}-cpu" for layout in ("channels_last", "contiguous_format")]
+    files = [read(name) for name in layouts if (RESULTS / f"{name}.json").exists()]
+    if not files:
+        return "Not measured yet: `python benchmarks/cpu/compiled.py`."
+    header = ["rule", "K", "layout", "graphs", "to compile, s", "plain, ms", "compiled ÷ plain"]
+    table = markdown(
+        header,
+        [
+            [
+                row["rule"],
+                str(row["blocks"]),
+                row["layout"].replace("_format", "").replace("_", "-"),
+                str(row["graphs"]),
+                f"{row['compile_seconds']:.0f}",
+                f"{1e3 * row['plain_seconds']:.0f}",
+                f"{row['time_ratio']:.2f} ± {row['time_ratio_std']:.2f}",
+            ]
+            for found in files
+            for row in found["rows"]
+        ],
+    )
+    found = files[0]
+    return (
+        f"{table}\n\n{found['rows'][0]['network']}, batch {found['batch']}, with the optimizer's "
+        f"step; median of {found['n']} pairs ± standard deviation; {found['hardware']}, torch "
+        f"{found['versions']['torch']}; {found['date'][:10]}."
+    )
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "summary": summary_table,
     "cifar10-resnet20-k4": lambda: accuracy_table("cifar10-resnet20-k4"),
@@ -474,10 +517,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "footprint": footprint_table,
     "families": families_table,
     "data": pipeline_table,
-    "step-resnet32": lambda: step_table("resnet32"),
-    "step-resnet110": lambda: step_table("resnet110"),
     "memory-time": memory_time_figure,
     "overhead": overhead_table,
+    "prediction": prediction_table,
+    "compiled": compiled_table,
     "budget": budget_table,
     **{f"bench-{case}": partial(bench_table, case) for case in STEPS},
 }

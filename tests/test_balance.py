@@ -14,6 +14,8 @@ import localgrad
 from localgrad import LocalgradError, losses, predict_memory
 from localgrad import methods as M
 from localgrad.balance import Balance, balanced
+from localgrad.experiment.build import build
+from localgrad.experiment.config import build_config
 from localgrad.networks import gpt, resnet110
 from localgrad.partition import smallest_maximum
 
@@ -146,6 +148,18 @@ def test_a_language_model() -> None:
     )  # fmt: skip
     assert len(learner.decoupling) == 3
     learner.step(x, x)
+
+
+def test_a_run_is_cut_so() -> None:
+    tree = {"network": {"name": "resnet20"}, "method": {"name": "greedy"}, "blocks": 4,
+            "balance": "memory", "data": {"limit": 64, "test_limit": 64}}  # fmt: skip
+    experiment = build(build_config(tree))
+    x = experiment.train.first()[0]
+    wanted = balanced(
+        experiment.learner.chain, experiment.method, 4, "memory", x[:2], experiment.loss
+    )
+    blocks = experiment.learner.decoupling.blocks
+    assert tuple(block.stop for block in blocks) == wanted != (2, 5, 7, 10)
 
 
 @pytest.mark.parametrize(

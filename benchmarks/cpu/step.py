@@ -45,7 +45,7 @@ ALL = (
     rule("auglocal", depth=2),
     rule("auglocal", depth=5),
     rule("bwbpf"),
-    rule("deepsupervision"),
+    rule("deep_supervision"),
 )
 
 

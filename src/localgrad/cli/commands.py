@@ -46,7 +46,7 @@ COMMANDS = {
     "bench": Command(
         "step time, memory and FLOPs of rules against BP, on random inputs",
         "localgrad bench --network.name resnet20 --methods greedy,backlink --blocks 4 --batch 32",
-        (*STEP, "repeats"),
+        (*STEP, "balance", "repeats"),
     ),
     "plan": Command(
         "predict what each way of training takes; say which one to choose for a budget",

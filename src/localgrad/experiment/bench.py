@@ -94,6 +94,7 @@ class Case:
             example_input=subject.example(),
             loss=subject.loss,
             ties=config.ties or ("first" if subject.inputs == "tokens" else None),
+            balance=None if is_bp or blocks is None else config.balance,
             checkpoint=recomputed,
         )
 

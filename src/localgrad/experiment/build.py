@@ -92,6 +92,7 @@ def build(config: Config, data: Dataset | TextDataset | None = None) -> Experime
         config.granularity,
         config.units,
         ties=config.ties,
+        balance=config.balance,
         checkpoint=config.activation_checkpoint,
     )
     _check_outputs(config, learner, example, data)

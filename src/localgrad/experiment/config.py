@@ -150,6 +150,9 @@ class Config(_Section):
     units: list[str] | None = Field(
         None, description="submodules that units end with, in place of a granularity"
     )
+    balance: Literal["memory", "time"] | None = Field(
+        None, description="cut into K blocks for the smallest peak, or the shortest longest block"
+    )
     ties: Literal["first", "last", "untie"] | None = Field(
         None, description="who trains a tied weight: the first or last block, or each its copy"
     )
