@@ -41,6 +41,7 @@ ALL = (
     LINKED,
     {**LINKED, "keep_error": False},
     rule("backlink"),
+    {**LINKED, "length_unit": "layer"},
     rule("backlink", length_unit="layer"),
     rule("auglocal", depth=2),
     rule("auglocal", depth=5),

@@ -66,7 +66,8 @@ def hardware(device: torch.device) -> str:
         )
     except (OSError, StopIteration):
         pass
-    return f"{name}, {torch.get_num_threads()} threads of {os.cpu_count()} cores"
+    threads = torch.get_num_threads()
+    return f"{name}, {threads} thread{'s' * (threads > 1)} of {os.cpu_count()} cores"
 
 
 def command() -> str:
