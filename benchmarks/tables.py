@@ -291,8 +291,8 @@ def summary_table() -> str:
     seeds = f"n = {n[0]}" if len(n) == 1 else f"n = {n[0]} to {n[-1]}"
     cost = read("step-resnet32-cpu")
     return (
-        f"{markdown(header, rows)}\n\nAccuracy: {setting(trained)}; {seeds}. Costs: a step at batch "
-        f"{cost['batch']}, channels-last; time: median of {cost['n']} in turn with BP's; "
+        f"{markdown(header, rows)}\n\nAccuracy: {setting(trained)}; {seeds}. Costs: a step at "
+        f"batch {cost['batch']}, channels-last; time: median of {cost['n']} in turn with BP's; "
         f"{cost['hardware']}."
     )
 
@@ -364,28 +364,6 @@ def architectures_list() -> str:
     )
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
     return f"{table}\n\n{versions}; {found['date'][:10]}."
-
-
-def footprint_table() -> str:
-    """Memory and FLOPs of networks of full size."""
-    found = read("footprint")
-    header = ["network, batch", "rule", "losses", "activations, GiB", "÷ BP", "in all, GiB"]
-    table = markdown(
-        [*header, "FLOPs ÷ BP"],
-        [
-            [
-                f"{row['network']}, {row['batch']}",
-                row["rule"],
-                str(row["losses"]),
-                f"{row['activations_bytes'] / 2**30:.2f}",
-                f"{row['memory_ratio']:.2f}",
-                f"{row['total_bytes'] / 2**30:.2f}",
-                f"{row['flops_ratio']:.2f}",
-            ]
-            for row in found["rows"]
-        ],
-    )
-    return f'{table}\n\nfp32; "in all" adds parameters and gradients; {found["date"][:10]}.'
 
 
 def families_table() -> str:
@@ -514,7 +492,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "gpt-text-2-epochs": lambda: text_table("gpt-text-2-epochs"),
     "architectures": architectures_table,
     "architectures-list": architectures_list,
-    "footprint": footprint_table,
     "families": families_table,
     "data": pipeline_table,
     "memory-time": memory_time_figure,

@@ -267,7 +267,7 @@ FAKE: dict[str, Callable[[], nn.Module]] = {
 @pytest.mark.parametrize("method", [M.Backprop(), M.Greedy(), M.BackLink(), M.AugLocal(1)], ids=str)
 @pytest.mark.parametrize("name", FAKE)
 def test_fake_tensors_take_as_many_bytes(name: str, method: M.Method) -> None:
-    """What benchmarks/footprint.py counts, no number computed, is what real tensors take."""
+    """What is counted where no number is computed is what real tensors take."""
     torch.manual_seed(0)
     model = FAKE[name]()
     if name == "skips":
