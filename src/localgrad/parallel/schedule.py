@@ -115,6 +115,34 @@ class Schedule:
         """Return the rank that a block belongs to."""
         return next(rank for rank, own in enumerate(self.blocks) if block in own)
 
+    def problems(self) -> list[str]:
+        """Return what is wrong, in words; empty where every rank can run to its end.
+
+        Every block is on one rank; it runs forward and backward once a step and micro-batch and is
+        updated once a step; what an action needs comes before it; the next step's forward comes
+        after the update; every send has its receive, in the same order; no ranks wait for each
+        other forever.
+        """
+        from localgrad.parallel.problems import problems  # it simulates
+
+        return problems(self)
+
+    def check(self) -> None:
+        """Raise a LocalgradError that names the :meth:`problems`, if there are any."""
+        found = self.problems()
+        if found:
+            more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
+            raise LocalgradError(f"schedule {self.name!r}: {'; '.join(found[:3])}{more}")
+
+    def grid(self, width: int = 100) -> str:
+        """Return a row a rank and a column a moment (:func:`localgrad.parallel.grid.grid`)."""
+        from localgrad.parallel.grid import grid  # it simulates
+
+        return grid(self, width)
+
+    def __str__(self) -> str:
+        return self.grid()
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists, dicts, strings and numbers; what is at its default is left out."""
         defaults = {field.name: field.default for field in dataclasses.fields(Action)}
@@ -135,13 +163,16 @@ class Schedule:
         """Build a schedule from :meth:`to_dict`'s result.
 
         Raises:
-            LocalgradError: a key is missing, unknown or of the wrong kind.
+            LocalgradError: a key is missing, unknown or of the wrong kind, or the schedule has
+                :meth:`problems`.
         """
         data = dict(data)
         number = data.pop("format", None)
         if number != FORMAT:
             raise LocalgradError(f"schedule format {number!r}: expected {FORMAT}")
-        return plain_data.read(cls, data, "the schedule")
+        found = plain_data.read(cls, data, "the schedule")
+        found.check()
+        return found
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the schedule to a file, as JSON."""
