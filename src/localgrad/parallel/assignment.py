@@ -26,10 +26,10 @@ def balanced(
         LocalgradError: there are fewer blocks than ranks, or the blocks do not fit.
 
     >>> balanced([5, 1, 1, 1, 1, 3], 3)
-    ((0,), (1, 2, 3), (4, 5))
+    ((0,), (1, 2), (3, 4, 5))
     """
     count = len(seconds)
-    _check_ranks(ranks, count, "the network")
+    _check_ranks(ranks, count)
 
     def cost(start: int, stop: int) -> float:
         if limit is not None and bytes is not None and sum(bytes[start:stop]) > limit:
@@ -63,7 +63,7 @@ def checked(
         LocalgradError: it does not hold blocks 0 to ``count`` - 1 in order, one or more a rank.
     """
     own = tuple(tuple(blocks) for blocks in assignment)
-    _check_ranks(len(own), count, name)
+    _check_ranks(len(own), count)
     if not all(own) or [k for blocks in own for k in blocks] != list(range(count)):
         raise LocalgradError(
             f"{name}: the ranks have blocks {[list(blocks) for blocks in own]}, expected 0 to "
@@ -72,11 +72,9 @@ def checked(
     return own
 
 
-def _check_ranks(ranks: int, count: int, name: str) -> None:
+def _check_ranks(ranks: int, count: int) -> None:
     if isinstance(ranks, bool) or not isinstance(ranks, int) or ranks < 1:
         raise LocalgradError(f"ranks={ranks!r}: expected a whole number above 0")
     if ranks > count:
         blocks = "1 block" if count == 1 else f"{count} blocks"
-        raise LocalgradError(
-            f"{ranks} ranks for {name}, which has {blocks}: take at most {count}, or more blocks"
-        )
+        raise LocalgradError(f"{ranks} ranks for {blocks}: take fewer ranks, or more blocks")

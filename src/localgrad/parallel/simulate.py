@@ -55,23 +55,26 @@ class Timeline:
 
     @property
     def step_seconds(self) -> float:
-        """A step in the steady state: a line through the ends of the later steps' updates.
+        """A step in the steady state, of the rank that takes longest.
 
-        The last step is left out, since nothing follows that it would have to wait for. Of fewer
-        than four steps it is the mean, filling included.
+        It is the slope of a line through the moments at which the later steps' updates are done;
+        without the last step, after which nothing comes that has to be waited for. (A rank behind
+        a slower one first works off what it is behind, at its own pace.) Of fewer than four steps
+        it is the mean, filling included.
         """
-        ends = self._ends()
-        if len(ends) < 4:
-            return self.seconds / max(1, len(ends))
-        later = range(len(ends) // 2 - 1, len(ends) - 1)
-        return statistics.linear_regression(later, [ends[step] for step in later]).slope
-
-    def _ends(self) -> list[float]:
-        ends = [0.0] * self.schedule.steps
+        steps = self.schedule.steps
+        if steps < 4:
+            return self.seconds / max(1, steps)
+        ends = [[0.0] * steps for _ in self.schedule.ranks]
         for event in self.events:
             if event.action.kind == "step":
-                ends[event.action.step] = max(ends[event.action.step], event.end)
-        return ends
+                done = ends[event.rank]
+                done[event.action.step] = max(done[event.action.step], event.end)
+        later = range(steps // 2 - 1, steps - 1)
+        return max(
+            statistics.linear_regression(later, [done[step] for step in later]).slope
+            for done in ends
+        )
 
     def busy_seconds(self, rank: int) -> float:
         """Return how long a rank computes, over all steps."""
@@ -90,7 +93,8 @@ class Timeline:
         steps = max(1, self.schedule.steps)
         whole = self.seconds if filling else self.step_seconds * steps
         ranks = range(len(self.schedule))
-        return [1 - self.busy_seconds(rank) / whole if whole else 0.0 for rank in ranks]
+        busy = [self.busy_seconds(rank) for rank in ranks]
+        return [max(0.0, 1 - seconds / whole) if whole else 0.0 for seconds in busy]
 
 
 def simulate(schedule: Schedule, costs: Costs) -> Timeline:
