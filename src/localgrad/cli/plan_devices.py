@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 import torch
@@ -81,14 +82,14 @@ def table(found: Devices) -> str:
         rows = [_cells(row) for row in found.rows if row.devices == n]
         parts.append(f"\n{n} device{'' if n == 1 else 's'}\n{show.table(rows)}")
     for label, reason in found.left_out:
-        parts.append(f"\nleft out: {label}: {reason}")
-    parts.append(
-        f"\nvs BP: BP's step on one device ({found.bp_seconds:.3f} s, {shown(found.bp_memory)}) "
-        "over this step; vs itself: the same\nblocks on one device. Idle: mean of the devices in "
-        "the steady state. Memory: of the device that needs\nmost. Simulated from unit times "
-        f"measured here; {found.bandwidth * 8e-9:g} Gbit/s between neighbours, messages beside\n"
-        "computation."
+        parts.append("\n" + textwrap.fill(f"left out: {label}: {reason}", 100))
+    note = (
+        f"vs BP: BP's step on one device ({found.bp_seconds:.3f} s, {shown(found.bp_memory)}) over "
+        "this step; vs itself: the same blocks on one device. Idle: mean of the devices in the "
+        "steady state. Memory: of the device that needs most. Simulated from unit times measured "
+        f"here; {found.bandwidth * 8e-9:g} Gbit/s between neighbours, messages beside computation."
     )
+    parts.append("\n" + textwrap.fill(note, 100))
     return "\n".join(parts)
 
 

@@ -37,12 +37,13 @@ def balanced(
         return sum(seconds[start:stop])
 
     ends = smallest_maximum(count, ranks, cost)
-    if not ends:
+    spans = list(zip((0, *ends), ends, strict=False))
+    if any(cost(start, stop) == float("inf") for start, stop in spans):
         raise LocalgradError(
             f"{count} blocks do not fit on {ranks} ranks of {limit} bytes: take more ranks, or a "
             "smaller batch"
         )
-    return tuple(tuple(range(a, b)) for a, b in zip((0, *ends), ends, strict=False))
+    return tuple(tuple(range(start, stop)) for start, stop in spans)
 
 
 def even(count: int, ranks: int) -> tuple[tuple[int, ...], ...]:

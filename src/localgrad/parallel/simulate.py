@@ -38,7 +38,7 @@ class Timeline:
 
     Args:
         schedule: that was simulated.
-        events: rank by rank, in order.
+        events: rank by rank, by their start.
         peak_bytes: of each rank: parameters, their state, activations, messages.
         sent_bytes: of each rank, over all steps.
     """

@@ -151,6 +151,8 @@ def devices(
     """
     chain = model if isinstance(model, Chain) else Chain.of(model, example_input)
     _check(chain, len(example_input), most, blocks, micro_batches)
+    Costs((), bandwidth, latency)  # refuses what is no bandwidth, before anything is timed
+    tried = [methods.get(rule) if isinstance(rule, str) else rule for rule in rules or RULES]
     paper = _Paper(
         Measured(chain, example_input, loss, optimizer, precision, repeats), bandwidth, latency
     )
@@ -167,7 +169,6 @@ def devices(
     for m in parts:
         watch(f"micro-batches of {len(example_input) // m}")
         paper.measured.times(m)
-    tried = [methods.get(rule) if isinstance(rule, str) else rule for rule in rules or RULES]
     ends: list[tuple[Method, Ends]] = []
     for rule in tried:
         watch(f"heads of {methods.label(rule)}")
