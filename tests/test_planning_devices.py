@@ -198,6 +198,19 @@ def test_one_device_is_bp_and_the_rule_alone():
     assert [row.idle for row in rest] == pytest.approx([0] * len(rest), abs=1e-9)
 
 
+def test_memory_is_near_that_of_a_real_step():
+    """A block's bytes are a sum over pieces: gradients that are not there yet count as there."""
+    x = torch.rand(16, 3, 32, 32)
+    chain = localgrad.Chain.of(localgrad.networks.resnet20(width=8), x)
+    options = {"rules": [M.Greedy(), M.BackLink()], "blocks": [10], "micro_batches": [1]}
+    found = devices(chain, x, 1, optimizer=SGD, repeats=1, **options)
+    for rule, row in zip((M.Backprop(), M.Greedy(), M.BackLink()), found.rows[1:], strict=True):
+        learner = localgrad.decouple(chain, rule, blocks=10, example_input=x)
+        exact = localgrad.predict_memory(learner, x, optimizer=SGD)
+        learner.release()
+        assert 0.97 < row.memory / (exact.total + x.nbytes) < 1.12, row.rule
+
+
 def test_a_rule_that_cannot_be_on_two_devices_is_left_out():
     found = plan_for(network(), torch.rand(8, 8), 2, rules=["deep_supervision"], repeats=1)
     assert [label for label, _ in found.left_out] == ["DeepSupervision, K=6"]

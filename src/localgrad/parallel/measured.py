@@ -170,6 +170,7 @@ class Measured:
             micro_batches: equal parts of the batch.
         """
         times, units = self.times(micro_batches), self.bytes()
+        peaks = BlockPeaks(units, [0] * len(units))
         found = []
         for start, stop in zip((0, *ends[:-1]), ends, strict=True):
             last = stop == len(self.chain)
@@ -177,7 +178,7 @@ class Measured:
             back = sum(_back(times[u], u > 0) for u in range(start, stop))
             entry = units[start - 1].output if start else self.example.nbytes
             kept = entry + sum(units[u].kept for u in range(start, stop))
-            work = max(max(units[u].backward.values()) - units[u].kept for u in range(start, stop))
+            work = peaks.peak(start, stop) - (kept if start else kept - entry)
             size = self._parameters(start, stop)
             size += sum(p.nbytes for p in self.chain.tail.parameters()) if last else 0
             found.append(
