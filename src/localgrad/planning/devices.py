@@ -33,6 +33,7 @@ from localgrad.prediction import Factory
 BANDWIDTH = 1.25e9  # bytes/s: 10 Gbit/s
 LATENCY = 50e-6
 MICRO_BATCHES = (8, 32)
+HIDING = 3  # linked blocks a device, of which no one waits (see localgrad.parallel.builders)
 FEWEST_ROWS = 2  # of a micro-batch: a batch norm cannot train on one
 
 
@@ -133,7 +134,8 @@ def devices(
         precision: ``"fp32"``, or ``"bf16"`` or ``"fp16"`` by autocast.
         rules: local rules or their names; default: Greedy, BackLink, AugLocal. GPipe and 1F1B are
             always there, and a rule with links is also tried with late ones.
-        blocks: numbers of blocks K; by default what gives a loss a device, and one a unit.
+        blocks: numbers of blocks K; by default what gives a loss a device, one a unit, and, with
+            links, three a device, which hide the wait for the next device's error.
         micro_batches: of GPipe and 1F1B; default 8 and 32, where they leave two rows or more.
         bandwidth: bytes/s between neighbours, in each direction.
         latency: seconds until a message begins to arrive.
@@ -178,7 +180,7 @@ def devices(
             for build, name in ((builders.gpipe, "GPipe"), (builders.one_f_one_b, "1F1B")):
                 add(paper.pipeline(build, name, n, m))
         for rule, end in ends:
-            for k in dict.fromkeys(blocks or (paper.fewest(rule, n), len(chain))):
+            for k in blocks or paper.blocks(rule, n):
                 try:
                     rows = paper.local(rule, end, n, k)
                 except LocalgradError as error:
@@ -255,6 +257,14 @@ class _Paper:
             label = f"{methods.label(rule)}{', late' if late else ''}"
             found.append(self.row(label, self.played(schedule, costs), sum(seconds), 1))
         return found
+
+    def blocks(self, rule: Method, n: int) -> list[int]:
+        """Return the numbers of blocks that are tried on ``n`` devices."""
+        chain = self.measured.chain
+        fewest = self.fewest(rule, n)
+        linked = builders.linked_blocks(rule(chain, chain.cuts(len(chain))))
+        several = (HIDING * n,) if linked and n > 1 and HIDING * n < len(chain) else ()
+        return list(dict.fromkeys((fewest, *several, len(chain))))
 
     def fewest(self, rule: Method, n: int) -> int:
         """Return the fewest blocks K that give every device a loss; K = units where none do."""
