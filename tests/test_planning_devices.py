@@ -211,6 +211,38 @@ def test_memory_is_near_that_of_a_real_step():
         assert 0.97 < row.memory / (exact.total + x.nbytes) < 1.12, row.rule
 
 
+class Residual(nn.Module):
+    """Is traced: nothing says what its units are."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(8, 8) for _ in range(4)])
+        self.out = nn.Linear(8, 3)
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = x + torch.relu(layer(x))
+        return self.out(x)
+
+
+def test_a_traced_network_in_half_precision():
+    x = torch.rand(8, 8)
+    half = devices(Residual(), x, 2, precision="bf16", rules=["auglocal", "greedy"], repeats=1)
+    full = devices(Residual(), x, 2, rules=["auglocal", "greedy"], repeats=1)
+    for a, b in zip(half.rows, full.rows, strict=True):
+        assert (a.rule, a.blocks) == (b.rule, b.blocks)
+    assert half.rows[0].rule == "GPipe, 4 x 2"
+
+
+@pytest.mark.parametrize(
+    ("batch", "parts"), [(128, {8, 32}), (32, {8}), (4, {2}), (6, {2}), (3, {1}), (1, {1})]
+)
+def test_micro_batches_have_two_rows_or_more(batch, parts):
+    chain = localgrad.Chain.of(network())
+    found = devices(chain, torch.rand(batch, 8), 2, rules=["greedy"], blocks=[2], repeats=1)
+    assert {row.micro_batches for row in found.rows if row.rule != "Greedy"} == parts
+
+
 def test_a_rule_that_cannot_be_on_two_devices_is_left_out():
     found = plan_for(network(), torch.rand(8, 8), 2, rules=["deep_supervision"], repeats=1)
     assert [label for label, _ in found.left_out] == ["DeepSupervision, K=6"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -15,11 +16,12 @@ from localgrad.balance import Rule
 from localgrad.block_peaks import BlockPeaks, Footprint
 from localgrad.chain import Chain
 from localgrad.decoupling import Decoupling
+from localgrad.model_state import unchanged
 from localgrad.parallel.builders import linked_blocks, runs_of
 from localgrad.parallel.costs import BlockCosts
 from localgrad.piece_times import NOTHING, PieceTime, end_times, unit_times, update_seconds
 from localgrad.prediction import PRECISIONS, Factory
-from localgrad.unit_looks import Task
+from localgrad.unit_looks import End, Task
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class Measured:
     def bytes(self) -> list[Footprint]:
         """Return what each unit takes, on the whole batch."""
         if self._bytes is None:
+            self._trace([])
             with self._precision():
                 self._bytes = unit_looks.unit_bytes(self.chain, self.example, None)
         return self._bytes
@@ -85,6 +88,7 @@ class Measured:
         """Return what the blocks of a rule end in."""
         finest = rule(self.chain, tuple(range(1, len(self.chain) + 1)))
         built = unit_looks.ends_of(self.chain, finest, self.example, self.task)
+        self._trace(built)
         with self._precision():
             times = end_times(self.chain, self.example, built, self.repeats)
             peaks = unit_looks.end_bytes(self.chain, self.example, built)
@@ -204,6 +208,22 @@ class Measured:
 
     def _state(self, size: int) -> int:
         return round(size * (1 + self.update()[1]))  # gradients, and the optimizer's own
+
+    def _trace(self, built: list[End | None]) -> None:
+        """Trace a traced network and heads under autocast, which on fake tensors cannot be."""
+        if self.precision == "fp32" or not self.chain.tail.traced:
+            return
+        with (
+            unchanged(self.chain.model, self.example.device),
+            torch.no_grad(),
+            self._precision(),
+        ):
+            x = source = self.chain.sample(self.example)
+            for unit, end in zip_longest(self.chain.units, built):
+                x = unit.seeing(source)(x)
+                if end is not None and end.head is not None:
+                    end.head(x)
+            self.chain.tail.seeing(source)(x)
 
     def _precision(self) -> AbstractContextManager[Any]:
         kind = PRECISIONS[self.precision]

@@ -136,7 +136,8 @@ def devices(
             always there, and a rule with links is also tried with late ones.
         blocks: numbers of blocks K; by default what gives a loss a device, one a unit, and, with
             links, three a device, which hide the wait for the next device's error.
-        micro_batches: of GPipe and 1F1B; default 8 and 32, where they leave two rows or more.
+        micro_batches: of GPipe and 1F1B; default 8 and 32, where they divide the batch and leave
+            two rows or more.
         bandwidth: bytes/s between neighbours, in each direction.
         latency: seconds until a message begins to arrive.
         repeats: runs of each piece, of which the fastest counts.
@@ -313,8 +314,11 @@ class _Paper:
 
 
 def _parts(batch: int) -> list[int]:
-    found = [m for m in MICRO_BATCHES if batch % m == 0 and batch // m >= FEWEST_ROWS]
-    return found or [next(m for m in (4, 2, 1) if batch % m == 0)]
+    def fits(m: int) -> bool:
+        return batch % m == 0 and batch // m >= FEWEST_ROWS
+
+    found = [m for m in MICRO_BATCHES if fits(m)]
+    return found or [next((m for m in (4, 2) if fits(m)), 1)]
 
 
 def _check(
