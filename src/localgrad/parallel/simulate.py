@@ -76,13 +76,13 @@ class Timeline:
             for done in ends
         )
 
-    def busy_seconds(self, rank: int) -> float:
-        """Return how long a rank computes, over all steps."""
-        return sum(
-            event.end - event.start
-            for event in self.events
-            if event.rank == rank and event.action.kind in COMPUTE
-        )
+    def busy_seconds(self) -> list[float]:
+        """Return how long each rank computes, over all steps."""
+        busy = [0.0] * len(self.schedule)
+        for event in self.events:
+            if event.action.kind in COMPUTE:
+                busy[event.rank] += event.end - event.start
+        return busy
 
     def idle_shares(self, filling: bool = False) -> list[float]:
         """Return for each rank the share of time in which it does not compute.
@@ -92,9 +92,7 @@ class Timeline:
         """
         steps = max(1, self.schedule.steps)
         whole = self.seconds if filling else self.step_seconds * steps
-        ranks = range(len(self.schedule))
-        busy = [self.busy_seconds(rank) for rank in ranks]
-        return [max(0.0, 1 - seconds / whole) if whole else 0.0 for seconds in busy]
+        return [max(0.0, 1 - busy / whole) if whole else 0.0 for busy in self.busy_seconds()]
 
 
 def simulate(schedule: Schedule, costs: Costs) -> Timeline:
