@@ -49,7 +49,7 @@ COMMANDS = {
         (*STEP, "balance", "repeats"),
     ),
     "plan": Command(
-        "predict what each way of training takes, and choose for a budget; or for many --devices",
+        "predict what each way of training takes: choose for a budget, or for many devices",
         "localgrad plan --network.name resnet20 --batch 128 --budget 64MiB --methods greedy",
         tuple(option for option in STEP if option != "activation_checkpoint"),  # it tries them
     ),
