@@ -33,7 +33,7 @@ def measure(most: int, batch: int, repeats: int, latency: float, bandwidth: floa
     """Return one round."""
     torch.manual_seed(0)
     x = torch.rand(batch, 3, 32, 32).contiguous(memory_format=torch.channels_last)
-    model = resnet110().to(memory_format=torch.channels_last)
+    model = resnet110().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return devices(
         localgrad.Chain.of(model, x),
         x,

@@ -233,8 +233,8 @@ class _Paper:
         units = len(times) - 1
 
         def cost(start: int, stop: int) -> float:
-            rows = [*times[start:stop], *(times[units:] if stop == units else ())]
-            return sum(row.forward + row.backward for row in rows)
+            pieces = times[start : stop + (stop == units)]  # the tail goes with the last one
+            return sum(piece.forward + piece.backward for piece in pieces)
 
         stages = self.measured.pipelined(smallest_maximum(units, n, cost), m)
         label = f"{name}, {m} x {self.batch // m}"
