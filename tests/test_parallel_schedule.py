@@ -239,6 +239,11 @@ def test_saved_and_loaded(tmp_path):
             "the schedule: ranks 0 0: block is 'first': expected a whole number",
         ),
         (lambda d: d["ranks"][0][0].update(block=7), "action 0: forward of block 7, step 0: there"),
+        (
+            lambda d: d["ranks"][0][0].update(step=10**12),
+            "it has 1000000000001 steps of 1 micro-batches, and 26 actions for them",
+        ),
+        (lambda d: d["ranks"][0][0].update(micro_batch=-1), "there is no such block, step or"),
         (lambda d: d["ranks"][0][0].update(block=1), "step 0: the block is on rank 1"),
         (lambda d: d["ranks"][0][0].update(peer=1), "a forward has no what and no peer"),
         (lambda d: d["ranks"][0][1].update(peer=0), "peer 0 must be another rank"),

@@ -49,6 +49,10 @@ def _blocks(schedule: Schedule) -> Iterator[str]:
 
 def _actions(schedule: Schedule) -> Iterator[str]:
     count = sum(len(own) for own in schedule.blocks)
+    steps, parts = schedule.steps, schedule.micro_batches
+    every = sum(map(len, schedule.ranks))
+    if steps * parts > every:  # a number that would take long to look through
+        yield f"it has {steps} steps of {parts} micro-batches, and {every} actions for them"
     for rank, actions in enumerate(schedule.ranks):
         for place, action in enumerate(actions):
             where = f"rank {rank}, action {place}"

@@ -98,6 +98,10 @@ class Timeline:
 def simulate(schedule: Schedule, costs: Costs) -> Timeline:
     """Play a schedule through.
 
+    Args:
+        schedule: without other :meth:`Schedule.problems` than a deadlock.
+        costs: of its blocks, on a micro-batch.
+
     Raises:
         LocalgradError: the costs are those of another number of blocks, or ranks wait for each
             other forever: the message says which waits for what.
