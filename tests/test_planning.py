@@ -477,7 +477,7 @@ def test_command(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ("", "plan needs a budget: --budget 8GiB"),
+        ("", "plan needs a budget, --budget 8GiB, or a number of --devices"),
         ("--budget 8GX", "budget '8GX' is no size of memory"),
         ("--budget=-1GiB", "budget '-1GiB' is no size of memory"),
         ("--budget 1GiB --input 3x8xx", "--input 3x8xx: expected"),

@@ -49,7 +49,7 @@ COMMANDS = {
         (*STEP, "balance", "repeats"),
     ),
     "plan": Command(
-        "predict what each way of training takes; say which one to choose for a budget",
+        "predict what each way of training takes: choose for a budget, or for many devices",
         "localgrad plan --network.name resnet20 --batch 128 --budget 64MiB --methods greedy",
         tuple(option for option in STEP if option != "activation_checkpoint"),  # it tries them
     ),
@@ -90,6 +90,11 @@ FLAGS = {
     "blocks": Flag("numbers of blocks K to try, such as 4,16", _MADE_UP, "text", "K,..."),
     "predict": Flag("memory and FLOPs alone, predicted: any batch, nothing is run", ("bench",)),
     "budget": Flag("memory that a step may take, such as 8GiB", ("plan",), "text", "SIZE"),
+    "devices": Flag("on paper, up to N devices, from unit times", ("plan",), "text", "N"),
+    "micro_batches": Flag("with --devices: of GPipe and 1F1B [8,32]", ("plan",), "text", "M,..."),
+    "bandwidth": Flag(
+        "with --devices: bytes/s between neighbours [1.25GB]", ("plan",), "text", "SIZE"
+    ),
     "measure": Flag("also time what is proposed, on this device", ("plan",)),
     "largest": Flag("also find the largest batch of every option", ("plan",)),
     "seconds": Flag("stop after so long [300]", ("plan",), "text", "N"),

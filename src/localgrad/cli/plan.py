@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import torch
 from torch import nn
 
+from localgrad.cli import plan_devices
 from localgrad.cli.json_file import check_writable, write_json
+from localgrad.cli.progress_line import ProgressLine
 from localgrad.cli.show_plan import Table, advice, times
 from localgrad.errors import LocalgradError
 from localgrad.experiment import environment, precision
@@ -29,15 +30,20 @@ def run(config: Config, flags: dict[str, Any], command: str) -> int:
             or a time that is up before all options are known; what is known is printed first.
     """
     check_writable(flags.get("json"))
-    if "budget" not in flags:
-        raise LocalgradError("plan needs a budget: --budget 8GiB")
+    if "budget" not in flags and "devices" not in flags:
+        raise LocalgradError("plan needs a budget, --budget 8GiB, or a number of --devices")
     if config.optimizer.update != "step":
         raise LocalgradError(
             "plan predicts one update after the step: leave out --optimizer.update "
             f"{config.optimizer.update}"
         )
-    budget = read_bytes(flags["budget"])
     batch = read_count("batch", flags.get("batch", BATCH))
+    if "devices" in flags:
+        return plan_devices.run(config, flags, command, batch)
+    for flag in ("bandwidth", "micro_batches"):
+        if flag in flags:
+            raise LocalgradError(f"plan takes --{flag} with --devices N")
+    budget = read_bytes(flags["budget"])
     blocks = (
         [read_count("blocks", k) for k in flags["blocks"].split(",")] if "blocks" in flags else None
     )
@@ -47,7 +53,7 @@ def run(config: Config, flags: dict[str, Any], command: str) -> int:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     quiet = "quiet" in flags
-    progress = Progress(quiet)
+    progress = ProgressLine(quiet)
     progress.say(f"cutting {config.network.name}")
     subject = make(config, shape)
     if "measure" in flags:
@@ -114,20 +120,3 @@ def _title(config: Config, subject: MadeUp, batch: int, budget: int) -> str:
         f"{config.network.name}, {subject.size}, batch {batch}, {config.precision}, "
         f"{config.optimizer.name}, budget {shown(budget)}: {len(subject.chain)} units"
     )
-
-
-class Progress:
-    """A line on stderr that says what is under way, where that is a terminal."""
-
-    def __init__(self, quiet: bool) -> None:
-        self.on = not quiet and sys.stderr.isatty()
-
-    def say(self, text: str) -> None:
-        """Put the text in place of what stood there."""
-        if self.on:
-            print(f"\r\x1b[K{text} ..", end="", file=sys.stderr, flush=True)
-
-    def clear(self) -> None:
-        """Take the line away."""
-        if self.on:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)

@@ -7,6 +7,7 @@ take, and says which one to choose and why. ``options`` says what is tried, ``pr
 
 from localgrad.planning.advice import Advice, advise
 from localgrad.planning.budget import read_bytes, shown
+from localgrad.planning.devices import DeviceRow, Devices, devices
 from localgrad.planning.measured import measure
 from localgrad.planning.options import Option, options
 from localgrad.planning.plan import Plan, plan
@@ -16,10 +17,13 @@ from localgrad.planning.search import largest_batch, micro_batch
 
 __all__ = [
     "Advice",
+    "DeviceRow",
+    "Devices",
     "Option",
     "Plan",
     "Row",
     "advise",
+    "devices",
     "largest_batch",
     "measure",
     "micro_batch",
