@@ -55,7 +55,7 @@ def lose(mesh: Mesh, how: str) -> list[str]:
             if mesh.rank == 1 and t == 5:
                 if how == "die":
                     os._exit(9)
-                time.sleep(8)
+                time.sleep(4)
                 os._exit(9)
 
     return [told(some)]
@@ -67,7 +67,7 @@ def one_process(rank: int, port: int, folder: Path, how: str) -> None:
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
     )  # fmt: skip
     torch.set_num_threads(1)
-    mesh = Mesh.start(SIZE, 1, "cpu", timeout=2 if how == "hang" else 30)
+    mesh = Mesh.start(SIZE, 1, "cpu", timeout=1 if how == "hang" else 30)
     found = differ(mesh) if how == "differ" else lose(mesh, how)
     (folder / str(rank)).write_text("\n".join(found), encoding="utf-8")
     os._exit(0)  # the others may be gone: no farewell

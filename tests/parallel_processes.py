@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from localgrad import LocalLearner, decouple, methods
+from localgrad import LocalgradError, LocalLearner, decouple, methods
 from localgrad.parallel import gathered
 from localgrad.parallel.mesh import Mesh
 from localgrad.parallel.pipeline import ParallelLearner
@@ -128,9 +128,28 @@ def every_case(mesh: Mesh, folder: Path) -> None:
         state = gathered.state(one)
         moments = gathered.optimizer_state(one, optimizer)
         exits = mesh.gather(one.eval().exits(batches()[0][0]))
+        if name == "backlink-sgd":
+            joined(one, whole)
         if mesh.rank == 0:
             kept = [score for part in exits[: mesh.blocks] for score in part]
             torch.save((state, moments, kept), folder / f"{name}.pt")
+
+
+def joined(one: ParallelLearner, whole: LocalLearner) -> None:
+    """The whole learner is back in every process, and steps as one."""
+    assert gathered.join(one) is whole
+    assert not any(p.isnan().any() for p in whole.parameters())
+    whole.train().zero_grad()
+    whole.step(*batches()[0])
+    gradients = [None if p.grad is None else p.grad for p in whole.parameters()]
+    for others in one.mesh.gather(gradients):
+        for a, b in zip(gradients, others, strict=True):
+            assert a is b is None or torch.equal(a, b)
+    try:
+        one.step(*batches()[0])
+    except LocalgradError:
+        return
+    raise AssertionError("a part stepped on")
 
 
 def replicas(mesh: Mesh, folder: Path) -> None:

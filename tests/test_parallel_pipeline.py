@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from localgrad import LocalgradError
-from localgrad.parallel import share
+from localgrad.parallel import division, share
 from localgrad.parallel.form import Form
 from localgrad.parallel.mesh import Mesh
 from localgrad.parallel.replicas import rows
@@ -34,15 +35,24 @@ def several(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return folder
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_several_processes_are_one(case: str, several: Path) -> None:
-    rule, kind, _, bf16 = CASES[case]
+@cache
+def alone(rule: str, kind: str, bf16: bool) -> tuple[Any, ...]:
+    """Train in one process: the learner, its optimizer, the first weights, all exits' scores."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     one = learner(rule)
     optimizer = OPTIMIZERS[kind](one.parameters())
     start = {name: value.clone() for name, value in one.state_dict().items()}
     trained_alone(one, optimizer, bf16)
+    scores = one.eval().exits(batches()[0][0])
+    torch.set_num_threads(threads)
+    return one, optimizer, start, scores
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_several_processes_are_one(case: str, several: Path) -> None:
+    rule, kind, _, bf16 = CASES[case]
+    one, optimizer, start, scores = alone(rule, kind, bf16)
     state, moments, exits = torch.load(several / f"{case}.pt")
     wanted = one.state_dict()
     assert list(state) == list(wanted)
@@ -55,9 +65,8 @@ def test_several_processes_are_one(case: str, several: Path) -> None:
     for number, values in expected["state"].items():
         for key, value in values.items():
             assert torch.equal(moments["state"][number][key], value), (number, key)
-    for found, value in zip(exits, one.eval().exits(batches()[0][0]), strict=True):
+    for found, value in zip(exits, scores, strict=True):
         assert (found is None and value is None) or torch.equal(found, value)
-    torch.set_num_threads(threads)
 
 
 def test_replicas(tmp_path: Path) -> None:
@@ -175,6 +184,22 @@ def test_a_form_survives_the_way(tensor: torch.Tensor) -> None:
     assert torch.equal(room, tensor)
     if tensor.dim() == 4:
         assert room.stride() == tensor.stride()
+
+
+def test_parts_are_divided_by_time() -> None:
+    """Measuring changes nothing; every group takes some time."""
+    one = learner("backlink")
+    before = {name: value.clone() for name, value in one.state_dict().items()}
+    random = torch.get_rng_state()
+    seconds = division.seconds_of_groups(one, *batches()[0])
+    assert len(seconds) == 6
+    assert min(seconds) > 0
+    assert all(torch.equal(value, before[name]) for name, value in one.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(p.grad is None for p in one.parameters())
+    one.step(*batches()[0])
+    with pytest.raises(LocalgradError, match="measuring would lose"):
+        division.seconds_of_groups(one, *batches()[0])
 
 
 def test_a_share_holds_no_more() -> None:

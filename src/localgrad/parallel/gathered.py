@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from localgrad.errors import LocalgradError
+from localgrad.learner import LocalLearner
 from localgrad.parallel.pipeline import ParallelLearner
 from localgrad.parallel.share import tensors_of
 
@@ -28,6 +29,23 @@ def state(parallel: ParallelLearner) -> dict[str, Tensor] | None:
         return None
     everything = {name: value for own in found for name, value in own.items()}
     return {name: everything[name] for name in parallel.share.owner}
+
+
+def join(parallel: ParallelLearner) -> LocalLearner:
+    """Give the whole learner back in every process, with all weights; the part is then spent.
+
+    Every process calls it.
+    """
+    parallel.finish()
+    everything: dict[str, Tensor] = {}
+    for own in parallel.mesh.gather(_own(parallel)):
+        everything |= own
+    for name, value in tensors_of(parallel.learner).items():
+        if parallel.share.owner[name] != parallel.mesh.part:
+            given = everything[name].to(value.device)
+            value.data = given
+    parallel.learner._groups, parallel.groups = parallel.share.everything, []
+    return parallel.learner
 
 
 def _own(parallel: ParallelLearner) -> dict[str, Tensor]:
@@ -75,7 +93,7 @@ def optimizer_state(
         ({k: v for k, v in group.items() if k != "params"}, [names[p] for p in group["params"]])
         for group in optimizer.param_groups
     ]
-    each = {names[p]: _on_cpu(value) for p, value in optimizer.state.items() if p in names}
+    each = {name: _on_cpu(optimizer.state[p]) for p, name in names.items() if p in optimizer.state}
     mine = (groups, each) if parallel.mesh.replica == 0 else ([], {})
     found = parallel.mesh.collect(mine)
     if found is None:
@@ -119,7 +137,9 @@ def load_optimizer_state(
     names = parallel.share.names
     groups = [[names[p] for p in group["params"]] for group in optimizer.param_groups]
     everyone = parallel.mesh.gather(groups if parallel.mesh.replica == 0 else [])
-    parts = [[({}, own) for own in one] for one in everyone if one]
+    parts: list[list[tuple[dict[str, Any], list[str]]]] = [
+        [({}, own) for own in one] for one in everyone if one
+    ]
     numbers = _numbers(parallel, parts)
     sizes = [len(members) for _, members in numbers]
     if sizes != [len(group["params"]) for group in whole["param_groups"]]:

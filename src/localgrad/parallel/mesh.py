@@ -7,7 +7,7 @@ neighbours in the network are neighbours in rank, which torchrun puts on one mac
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from localgrad.errors import LocalgradError
 
@@ -79,13 +81,29 @@ class Mesh:
             )
         where = _device(device)
         wait = timedelta(seconds=timeout)
+        try:
+            return cls._meet(blocks, data, where, wait)
+        except (RuntimeError, ValueError) as error:
+            if isinstance(error, LocalgradError):
+                raise
+            raise LocalgradError(
+                f"the other processes cannot be reached: {str(error).splitlines()[0]}; is the port "
+                "in use, or has a process ended?"
+            ) from error
+
+    @classmethod
+    def _meet(cls, blocks: int, data: int, where: torch.device, wait: timedelta) -> Mesh:
         if not dist.is_initialized():
-            try:
-                dist.init_process_group("nccl" if where.type == "cuda" else "gloo", timeout=wait)
-            except (RuntimeError, ValueError) as error:
-                raise LocalgradError(
-                    f"the other processes cannot be reached: {str(error).splitlines()[0]}"
-                ) from error
+            store, number, size = next(rendezvous("env://", timeout=wait))
+            # torchrun keeps its store over restarts, with the addresses of processes that are gone
+            attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+            dist.init_process_group(
+                "nccl" if where.type == "cuda" else "gloo",
+                store=PrefixStore(f"attempt{attempt}", store),
+                rank=number,
+                world_size=size,
+                timeout=wait,
+            )
         rank = dist.get_rank()
         grid = init_device_mesh(where.type, (data, blocks), mesh_dim_names=("data", "blocks"))
         control = dist.new_group(backend="gloo", timeout=wait)
@@ -123,14 +141,27 @@ class Mesh:
     def gather(self, value: Any) -> list[Any]:
         """Return every process's ``value``, by rank; any object that can be pickled."""
         found: list[Any] = [None] * (self.blocks * self.data)
-        dist.all_gather_object(found, value, group=self.control)
+        self.together(lambda: dist.all_gather_object(found, value, group=self.control))
         return found
 
     def collect(self, value: Any) -> list[Any] | None:
         """Return every process's ``value``, by rank, on rank 0; None elsewhere."""
         found: list[Any] | None = [None] * (self.blocks * self.data) if self.rank == 0 else None
-        dist.gather_object(value, found, dst=0, group=self.control)
+        self.together(lambda: dist.gather_object(value, found, dst=0, group=self.control))
         return found
+
+    def together(self, does: Callable[[], Any]) -> None:
+        """Do something that other processes do too.
+
+        Raises:
+            LocalgradError: one of them is not there any more, or does not answer in time.
+        """
+        try:
+            does()
+        except RuntimeError as error:
+            raise LocalgradError(
+                f"rank {self.rank} lost another process, which {reason(error)}"
+            ) from error
 
     def agree(self, facts: Mapping[str, str], remedy: str) -> None:
         """Compare facts with those of all processes.
@@ -158,6 +189,13 @@ class Mesh:
         """Leave; the process may join another grid afterwards."""
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def reason(error: RuntimeError) -> str:
+    """Return in words why a process was lost."""
+    text = str(error).lower()
+    late = "timed out" in text or "timeout" in text
+    return "did not answer in time" if late else "closed the connection"
 
 
 def _world_size() -> int:

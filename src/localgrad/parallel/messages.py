@@ -19,6 +19,7 @@ from torch import distributed as dist
 
 from localgrad.errors import LocalgradError
 from localgrad.parallel.form import NOTHING, Form, as_it_lies
+from localgrad.parallel.mesh import reason
 
 IN_FLIGHT = 2
 
@@ -27,14 +28,10 @@ class Waits:
     """Time that this process spends waiting for others.
 
     On the CPU it is the host that waits; on CUDA the stream, whose time is taken by events.
-
-    Attributes:
-        steps: number of training steps that are done, for messages.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._on_device = device.type == "cuda"
-        self.steps = 0
         self._seconds = 0.0
         self._events: list[tuple[Any, Any]] = []
 
@@ -67,13 +64,28 @@ class Waits:
 
 
 class _End:
-    """One end of a one-way street between two processes."""
+    """One end of a one-way street between two processes.
+
+    Args:
+        group: the two.
+        peer: rank of the other one.
+        device: where tensors are.
+        waits: counts the time spent waiting.
+        what: what crosses, for messages.
+        progress: returns the number of steps done, for messages.
+    """
 
     def __init__(
-        self, group: dist.ProcessGroup, peer: int, device: torch.device, waits: Waits, what: str
+        self,
+        group: dist.ProcessGroup,
+        peer: int,
+        device: torch.device,
+        waits: Waits,
+        what: str,
+        progress: Callable[[], int],
     ) -> None:
         self._group, self._peer, self._device, self._waits = group, peer, device, waits
-        self._what = what
+        self._what, self._progress = what, progress
         self._forms: dict[Hashable, Form | None] = {}
 
     def _call(self, does: Callable[[], Any]) -> Any:
@@ -85,11 +97,9 @@ class _End:
         try:
             return does()
         except RuntimeError as error:
-            late = "timed out" in str(error).lower() or "timeout" in str(error).lower()
-            reason = "it did not answer in time" if late else "it closed the connection"
             raise LocalgradError(
-                f"rank {dist.get_rank()} lost rank {self._peer} after step {self._waits.steps}, "
-                f"at the {self._what} between them: {reason}"
+                f"rank {dist.get_rank()} lost rank {self._peer} after step {self._progress()}, "
+                f"at the {self._what} between them: it {reason(error)}"
             ) from error
 
     def _wait(self, work: Any) -> None:

@@ -16,7 +16,7 @@ a mean of means, and each process draws random numbers of its own (dropout).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -77,7 +77,7 @@ class ParallelLearner:
 
     Args:
         learner: as :func:`localgrad.decouple` made it, alike in every process (the same seed); it
-            is taken over and cannot step any more until :meth:`join`.
+            is taken over and cannot step any more until :func:`localgrad.parallel.gathered.join`.
         mesh: the processes.
         ends: end (exclusive index of a group of blocks) of each part; default: equal numbers.
 
@@ -94,6 +94,7 @@ class ParallelLearner:
         self.share = share_room.take(learner, mesh.blocks, mesh.part, ends)
         self.groups = self.share.groups
         self.waits = Waits(mesh.device)
+        self.steps_done = 0
         self._replicas = Replicas(mesh) if mesh.data > 1 else None
         self._open: tuple[StepWalk, BlockUpdates | None, Any] | None = None
         self._due = block_updates.moments(self.groups, self.parameters())
@@ -111,11 +112,16 @@ class ParallelLearner:
 
     def _incoming(self, kind: str, border: int, peer: int) -> Incoming:
         mesh = self.mesh
-        return Incoming(mesh.lanes[border, kind], peer, mesh.device, self.waits, kind)
+        return Incoming(mesh.lanes[border, kind], peer, mesh.device, *self._about(kind))
 
     def _outgoing(self, kind: str, border: int, peer: int) -> Outgoing:
         mesh = self.mesh
-        return Outgoing(mesh.lanes[border, kind], peer, mesh.device, self.waits, kind)
+        return Outgoing(mesh.lanes[border, kind], peer, mesh.device, *self._about(kind))
+
+    def _about(self, kind: str) -> tuple[Waits, str, Callable[[], int]]:
+        # what testing waits is not counted
+        waits = Waits(self.mesh.device) if kind == "evaluation" else self.waits
+        return waits, kind, lambda: self.steps_done
 
     def parameters(self) -> list[nn.Parameter]:
         """Return the parameters of this part, backbone and heads, in the learner's order."""
@@ -218,7 +224,7 @@ class ParallelLearner:
             self.onward.flush()
 
     def _complete(self, updates: BlockUpdates | None) -> None:
-        self.waits.steps += 1
+        self.steps_done += 1
         if updates is not None:
             updates.rest()
         elif self._replicas is not None:
@@ -231,6 +237,15 @@ class ParallelLearner:
         Every process calls it with the same ``x``; in the last part the last entry is the
         network's own output. Replicas each work on all of it.
         """
+        return [logits_of(scores) for scores in self._evaluated(x, heads=True)]
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor) -> Any:
+        """Return the network's output in the last part, None in the others; as :meth:`exits`."""
+        scores = self._evaluated(x, heads=False)
+        return scores[-1] if self.mesh.last else None
+
+    def _evaluated(self, x: Tensor, heads: bool) -> list[Any]:
         self.finish()
         key = _key(x)
         border: Tensor | None = x if self.mesh.first else self.testing_in.take(key)
@@ -242,7 +257,8 @@ class ParallelLearner:
                 border = unit.seeing(x)(border)
             if stage is stages[-1] and not self.mesh.last:
                 self.testing_out.send(border, key)
-            scores.append(logits_of(stage.scores(border, x)))
+            if heads or stage.block.head is None:
+                scores.append(stage.scores(border, x))
         if not self.mesh.last:
             self.testing_out.flush()
         return scores

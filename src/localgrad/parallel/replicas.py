@@ -39,7 +39,7 @@ class Replicas:
     """
 
     def __init__(self, mesh: Mesh) -> None:
-        self._group, self._count = mesh.column, mesh.data
+        self._mesh, self._count = mesh, mesh.data
         self.sent_bytes = 0
 
     @torch.no_grad()
@@ -53,9 +53,12 @@ class Replicas:
         for dtype in sorted(kinds, key=str):
             gradients = [p.grad for p in parameters if p.grad is not None and p.grad.dtype == dtype]
             together = torch.cat([gradient.reshape(-1) for gradient in gradients])
-            dist.all_reduce(together, group=self._group)
+            self._reduce(together)
             together /= self._count
             self.sent_bytes += together.numel() * together.element_size()
             parts = together.split([gradient.numel() for gradient in gradients])
             for gradient, part in zip(gradients, parts, strict=True):
                 gradient.copy_(part.view(gradient.shape))
+
+    def _reduce(self, together: Tensor) -> None:
+        self._mesh.together(lambda: dist.all_reduce(together, group=self._mesh.column))

@@ -23,12 +23,14 @@ class Share:
 
     Args:
         groups: of this part.
+        everything: the groups of all parts.
         owner: part that holds each tensor of the learner's state, by its name.
         names: of this part's parameters, in the learner's order.
         order: names of all parameters, in the learner's order.
     """
 
     groups: list[Group]
+    everything: list[Group]
     owner: dict[str, int]
     names: dict[nn.Parameter, str] = field(default_factory=dict)
     order: tuple[str, ...] = ()
@@ -78,21 +80,24 @@ def take(learner: LocalLearner, parts: int, part: int, ends: Sequence[int] | Non
         )
     shares = [groups[start:stop] for start, stop in zip(starts, ends, strict=True)]
     order = tuple(name for name, _ in learner.named_parameters())
-    share = Share(shares[part], _owners(learner, shares), order=order)
+    share = Share(shares[part], groups, _owners(learner, shares), order=order)
     for name, parameter in learner.named_parameters():
         if share.owner[name] == part:
             share.names[parameter] = name
         else:
-            parameter.data = torch.full_like(
-                parameter[(0,) * parameter.dim()].detach(), _none(parameter)
-            ).expand(parameter.shape)
+            parameter.data = _shell(parameter)
             parameter.grad = None
     learner._groups = []
     return share
 
 
-def _none(tensor: Tensor) -> float:
-    return float("nan") if tensor.is_floating_point() or tensor.is_complex() else 0
+def _shell(parameter: nn.Parameter) -> Tensor:
+    """Return a tensor of the same shape that is no number everywhere, in the memory of one."""
+    held = parameter.is_floating_point() or parameter.is_complex()
+    one = torch.full(
+        (), float("nan") if held else 0, dtype=parameter.dtype, device=parameter.device
+    )
+    return one.expand(parameter.shape)
 
 
 def _owners(learner: LocalLearner, shares: list[list[Group]]) -> dict[str, int]:
