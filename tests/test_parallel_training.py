@@ -92,6 +92,15 @@ def test_a_run_and_its_resumption_by_other_numbers_of_processes(
     assert_same_run(tmp_path / "other", alone)
 
 
+def test_one_process_says_that_a_run_is_finished(
+    alone: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for rank, times in (("0", 1), ("1", 0)):
+        monkeypatch.setenv("RANK", rank)
+        assert train(alone, "--resume", **{"parallel.blocks": 2}) == 0
+        assert capsys.readouterr().out.count("is finished already") == times
+
+
 def test_more_parts_than_blocks(tmp_path: Path) -> None:
     done = together(2, tmp_path / "run", **{"parallel.blocks": 2, "blocks": 1})
     assert done.returncode == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from contextlib import nullcontext
@@ -37,6 +38,8 @@ def run(config: Config, flags: dict[str, Any], command: str) -> int:
     if mesh is not None and mesh.rank != 0:
         folder, quiet = OthersFolder(where), True
     if folder.finished:
+        if config.parallel.processes > 1 and os.environ.get("RANK", "0") != "0":
+            return 0  # one process says so
         print(f"{folder.path} is finished already")
         summary: dict[str, Any] = folder.read_json("summary.json")
     else:
@@ -48,7 +51,9 @@ def run(config: Config, flags: dict[str, Any], command: str) -> int:
                 summary = train(experiment, folder, watcher, resume, stop, command=command)
             except Interrupted:
                 out = shlex.quote(str(folder.path))
-                print(f"stopped; go on with: localgrad train --out {out} --resume", file=sys.stderr)
+                if mesh is None or mesh.rank == 0:
+                    go_on = f"localgrad train --out {out} --resume"
+                    print(f"stopped; go on with: {go_on}", file=sys.stderr)
                 return 130
     if mesh is not None:
         mesh.close()
