@@ -351,7 +351,7 @@ def test_the_test_metrics_are_those_of_the_backbone(text: Path) -> None:
 
     experiment = build(build_config(tree))
     assert isinstance(experiment.data, TextDataset)
-    found = tested(experiment)
+    found = tested(experiment, None)
     model = experiment.learner.backbone.eval()
     losses, hits = [], []
     tokens = experiment.data.test.tokens.long()

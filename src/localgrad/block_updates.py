@@ -12,11 +12,11 @@ a tied weight that a later block reads as a constant waits for that block.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from localgrad.chain import Unit
 from localgrad.errors import LocalgradError
@@ -66,10 +66,18 @@ class BlockUpdates:
     Args:
         optimizer: over the learner's parameters; others that it holds are left alone.
         due: from :func:`moments`.
+        reduce: called with the parameters of each update before it, for gradients that several
+            processes share.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, due: Due) -> None:
-        self._optimizer = optimizer
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        due: Due,
+        reduce: Callable[[list[nn.Parameter]], None] | None = None,
+    ) -> None:
+        self._optimizer, self._reduce = optimizer, reduce
+        self._options: list[dict[str, Any]] | None = None
         self._left: dict[int, list[list[nn.Parameter]]] = {}
         for index, group in enumerate(optimizer.param_groups):
             for parameter in group["params"]:
@@ -90,23 +98,42 @@ class BlockUpdates:
         for moment in sorted(self._left):
             self._reached(moment)
 
+    def keep_options(self) -> None:
+        """Let what is still to come use the options of now: the learning rate of this step."""
+        self._options = [_options(group) for group in self._optimizer.param_groups]
+
     def _reached(self, moment: int) -> None:
         parts = self._left.pop(moment, [])
         touched = [p for part in parts for p in part if p.grad is not None]
         if not touched:
             return
+        if self._reduce is not None:
+            self._reduce(touched)
         groups = self._optimizer.param_groups
-        whole = [group["params"] for group in groups]
+        kept = self._options or [{} for _ in groups]
+        before = [
+            {key: group[key] for key in ("params", *own)}
+            for group, own in zip(groups, kept, strict=True)
+        ]
         try:
-            for group, part in zip(groups, parts, strict=True):
-                group["params"] = part
+            for group, part, own in zip(groups, parts, kept, strict=True):
+                group.update(own, params=part)
             with torch.autocast(touched[0].device.type, enabled=False):
                 self._optimizer.step()
         finally:
-            for group, everything in zip(groups, whole, strict=True):
-                group["params"] = everything
+            for group, own in zip(groups, before, strict=True):
+                group.update(own)
         for parameter in touched:
             parameter.grad = None
+
+
+def _options(group: dict[str, Any]) -> dict[str, Any]:
+    """Return an optimizer group's options; one in a tensor may be changed in its place."""
+    return {
+        key: value.clone() if isinstance(value, Tensor) else value
+        for key, value in group.items()
+        if key != "params"
+    }
 
 
 def check(update: Any, scaler: Any, learner: nn.Module) -> None:

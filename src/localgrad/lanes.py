@@ -54,7 +54,11 @@ class OneLane:
         """A group's forward has run."""
 
     def hand_back(self, group: int, error: Tensor | None) -> None:
-        """The error that a group sends back over its border is there."""
+        """The error that a group sends back over its border is there.
+
+        Also called for the first of the groups that are walked, if its loss reaches into one that
+        another process holds.
+        """
 
     def take_back(self, group: int) -> None:
         """A group is about to read the error that the next one sends back."""

@@ -6,8 +6,6 @@ not detaching, is what saves the memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary, ref
 
@@ -21,9 +19,10 @@ from localgrad.chain import Chain
 from localgrad.compiled import CompileReport, compile_learner, take_away
 from localgrad.decoupling import Decoupling
 from localgrad.errors import LocalgradError
-from localgrad.lanes import OneLane, lanes_for
+from localgrad.lanes import lanes_for
 from localgrad.losses import logits_of
-from localgrad.segments import Group, Stage, Walk, norms_in_common
+from localgrad.segments import Group, Stage, norms_in_common
+from localgrad.step_walk import StepWalk
 
 #: Every model that is decoupled at present.
 decoupled: WeakKeyDictionary[nn.Module, ref[LocalLearner]] = WeakKeyDictionary()
@@ -116,39 +115,14 @@ class LocalLearner(nn.Module):
         scale = None if scaler is None else scaler.scale
         if scale is not None and self.streams > 1:
             scale(torch.zeros((), device=x.device))  # makes its tensors here, before the streams
-        losses: list[Tensor] = []
-        border = x
-        logits: Tensor | None = None
-        waiting: Walk | None = None
-        late: list[Any] = []  # a walk that waits, with the error that it waits for
         # an update writes on weights: it has to know that nothing reads them, on any stream
         with lanes_for(x.device, self.streams if updates is None else 1) as lanes:
-            for number, group in enumerate(self._groups):
-                with lanes.at(number):
-                    lanes.take_on(number)
-                    walk = self._forward(group, border, y, x, scale, partial(lanes.hand_on, number))
-                    lanes.taken(number)
-                border, logits = walk.border, walk.logits
-                losses += walk.values
-                self._link(lanes, number - 2, late, updates)
-                with lanes.at(number):
-                    error_at_input = group.local(walk)
-                    if waiting is not None:
-                        lanes.hand_back(number, error_at_input)
-                        late += [waiting, error_at_input]
-                    del error_at_input  # before the waiting gradients need room
-                    if not group.linked:
-                        lanes.done(number)
-                if updates is not None:
-                    updates.after_local(number)
-                if not lanes.late:
-                    self._link(lanes, number - 1, late, updates)
-                waiting = walk if group.linked else None
-            self._link(lanes, len(self._groups) - 2, late, updates)
+            walk = StepWalk(self._groups, lanes, updates)
+            walk.run(x, y, x, scale)
         if updates is not None:
             updates.rest()
-        assert logits is not None  # the last block ends in the tail
-        return StepOutput(logits, losses)
+        assert walk.logits is not None  # the last block ends in the tail
+        return StepOutput(walk.logits, walk.losses)
 
     def compile(  # type: ignore[override]
         self,
@@ -230,42 +204,6 @@ class LocalLearner(nn.Module):
             scores.append(logits_of(stage.scores(x, source)))
         self.heads.train(mode)
         return scores
-
-    def _forward(
-        self,
-        group: Group,
-        border: Tensor,
-        y: Any,
-        x: Tensor,
-        scale: Callable[[Tensor], Tensor] | None,
-        ready: Callable[[Tensor], None],
-    ) -> Walk:
-        try:
-            return group.forward(border, y, x, scale, ready)
-        except ValueError as error:
-            if "more than 1 value per channel" not in str(error):
-                raise
-            raise LocalgradError(
-                f"block {group.stages[-1].index}: batch norm cannot train on a batch of "
-                f"{x.shape[0]}; use a larger batch or drop the last short one"
-            ) from error
-
-    def _link(
-        self, lanes: OneLane, number: int, late: list[Any], updates: BlockUpdates | None
-    ) -> None:
-        """Give the walk of group ``number`` the error that it waits for, if it has come."""
-        if not late:
-            return
-        walk, error = late
-        late.clear()
-        with lanes.at(number):
-            lanes.take_back(number)
-            self._groups[number].receive(walk, error)
-            del error  # before the waiting gradients need room
-            self._groups[number].finish(walk)
-            lanes.done(number)
-        if updates is not None:
-            updates.after_link(number)
 
     def reach(self) -> list[list[bool]]:
         """Return the declared reach: a row a loss, a column a unit, then one for the tail."""

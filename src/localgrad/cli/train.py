@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from contextlib import nullcontext
@@ -16,8 +17,9 @@ from localgrad.cli.page import write_run_page
 from localgrad.experiment.build import build, build_method
 from localgrad.experiment.compare import slug
 from localgrad.experiment.config import Config
-from localgrad.experiment.folder import RunFolder
+from localgrad.experiment.folder import OthersFolder, RunFolder
 from localgrad.experiment.loop import Interrupted, train
+from localgrad.parallel.mesh import Mesh
 
 ONE = {"images": "an image", "sequences": "a sequence"}
 
@@ -28,28 +30,60 @@ def run(config: Config, flags: dict[str, Any], command: str) -> int:
     check_writable(flags.get("json"))
     label = methods.label(build_method(config.method))
     name = slug(f"{label}-{config.network.name}-{config.data.name}-s{config.seed}")
-    folder = RunFolder(config.out or Path("runs") / name)
+    where = config.out or Path("runs") / name
+    folder = RunFolder(where)
     resume, quiet = "resume" in flags, "quiet" in flags
     folder.check(config, resume)
+    mesh = _processes(config, folder)
+    if mesh is not None and mesh.rank != 0:
+        folder, quiet = OthersFolder(where), True
     if folder.finished:
+        if config.parallel.processes > 1 and os.environ.get("RANK", "0") != "0":
+            return 0  # one process says so
         print(f"{folder.path} is finished already")
         summary: dict[str, Any] = folder.read_json("summary.json")
     else:
         progress = show.progress_bar(quiet)
         with stop_at_signal() as stop, progress or nullcontext():
-            experiment = build(config)
+            experiment = build(config, mesh=mesh)
             watcher = None if quiet else show.Bar(label, progress, config.data.inputs)
             try:
                 summary = train(experiment, folder, watcher, resume, stop, command=command)
             except Interrupted:
                 out = shlex.quote(str(folder.path))
-                print(f"stopped; go on with: localgrad train --out {out} --resume", file=sys.stderr)
+                if mesh is None or mesh.rank == 0:
+                    go_on = f"localgrad train --out {out} --resume"
+                    print(f"stopped; go on with: {go_on}", file=sys.stderr)
                 return 130
+    if mesh is not None:
+        mesh.close()
+        if mesh.rank != 0:
+            return 0
     _print(summary)
     page = write_run_page(folder, summary)
     print(f"wrote {folder.path}: summary.json, metrics.jsonl, model.safetensors, {page}")
     write_json(flags.get("json"), summary)
     return 0
+
+
+def _processes(config: Config, folder: RunFolder) -> Mesh | None:
+    """Meet the other processes, where there are to be several."""
+    wanted = config.parallel
+    if wanted.processes == 1 or folder.finished:
+        return None
+    device = None if config.device == "auto" else config.device
+    mesh = Mesh.start(wanted.blocks, wanted.data, device, wanted.timeout)
+    tree = {key: value for key, value in _flat(config.model_dump()).items() if key != "out"}
+    mesh.agree(tree, "start every process with the same options")
+    return mesh
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    found: dict[str, str] = {}
+    for key, value in tree.items():
+        inner = isinstance(value, dict)
+        found |= _flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": str(value)}
+    return found
 
 
 def _print(summary: dict[str, Any]) -> None:

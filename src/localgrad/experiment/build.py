@@ -26,6 +26,7 @@ from localgrad.data import (
 from localgrad.errors import LocalgradError
 from localgrad.experiment import precision
 from localgrad.experiment.config import Choice, Config, sentence
+from localgrad.parallel.mesh import Mesh
 
 AnyBatches = Batches | StreamedBatches | TokenBatches
 TEST_BYTES = 2**26  # of the images of a test batch, 111 of 224x224x3
@@ -44,6 +45,7 @@ class Experiment:
     test: AnyBatches
     device: torch.device
     loss: Callable[[Tensor, Tensor], Tensor]
+    mesh: Mesh | None = None
 
     @property
     def label(self) -> str:
@@ -56,17 +58,22 @@ class Experiment:
         return self.data.context if isinstance(self.data, TextDataset) else 1
 
 
-def build(config: Config, data: Dataset | TextDataset | None = None) -> Experiment:
+def build(
+    config: Config, data: Dataset | TextDataset | None = None, mesh: Mesh | None = None
+) -> Experiment:
     """Build everything a run needs; seeds the global random state.
 
     Args:
         config: the checked configuration.
         data: a data set already loaded by the same ``data`` options.
+        mesh: the processes that train together, where they are several.
 
     Raises:
         LocalgradError: for anything in the configuration that cannot be built.
     """
-    device = find_device(config.device)
+    if config.parallel.processes > 1 and mesh is None:
+        raise LocalgradError("parallel.blocks and parallel.data are for `train`: leave them out")
+    device = find_device(config.device) if mesh is None else mesh.device
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     precision.check(device, config.precision)
@@ -97,7 +104,8 @@ def build(config: Config, data: Dataset | TextDataset | None = None) -> Experime
     )
     _check_outputs(config, learner, example, data)
     _check_last_batch(config, learner, len(data.train))
-    return Experiment(config, method, learner, data, train, test, device, loss)
+    _check_rows(config, len(data.train))
+    return Experiment(config, method, learner, data, train, test, device, loss, mesh)
 
 
 def load_data(config: Config) -> Dataset | TextDataset:
@@ -277,6 +285,15 @@ def _check_causal(config: Config, learner: LocalLearner, example: Tensor) -> Non
             f"network {config.network.name!r} sees later tokens: to predict the next one, its "
             "scores must depend on earlier ones alone (--network.is_decoder true makes a decoder "
             "of some models of transformers)"
+        )
+
+
+def _check_rows(config: Config, images: int) -> None:
+    rest = images % config.batch_size
+    if rest % config.parallel.data and not config.data.drop_last:
+        raise LocalgradError(
+            f"the last batch of {rest} images does not divide among {config.parallel.data} "
+            "replicas: set --data.drop_last true"
         )
 
 

@@ -37,6 +37,12 @@ class Position:
     skipped: int = 0
 
 
+def write(path: Path, state: dict[str, Any], position: Position) -> None:
+    """Write a checkpoint of states that were gathered already; as :func:`save`."""
+    whole = {**state, "position": asdict(position), "random": torch.get_rng_state()}
+    atomically(path, lambda part: torch.save(whole, part))
+
+
 def save(
     path: Path,
     learner: nn.Module,
@@ -49,14 +55,12 @@ def save(
     state: dict[str, Any] = {
         "learner": learner.state_dict(),
         "optimizer": optimizer.state_dict(),
-        "position": asdict(position),
-        "random": torch.get_rng_state(),
     }
     if scaler is not None:
         state["scaler"] = scaler.state_dict()
     if device.type == "cuda":
         state["random_cuda"] = torch.cuda.get_rng_state(device)
-    atomically(path, lambda part: torch.save(state, part))
+    write(path, state, position)
 
 
 def load(

@@ -132,6 +132,21 @@ class ScheduleConfig(_Section):
     gamma: Factor = Field(0.1, description="step decay: factor")
 
 
+class ParallelConfig(_Section):
+    """How many processes train together; torchrun starts them."""
+
+    blocks: Count = Field(1, description="parts that the network's blocks are spread over")
+    data: Count = Field(1, description="replicas of each part, each with rows of the batch")
+    timeout: Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)] = Field(
+        30.0, description="seconds that a process waits for another before the run ends"
+    )
+
+    @property
+    def processes(self) -> int:
+        """How many processes there are."""
+        return self.blocks * self.data
+
+
 class Config(_Section):
     """Everything that decides a run's numbers, and where they go."""
 
@@ -174,6 +189,7 @@ class Config(_Section):
     compile_fallback: bool = Field(
         False, description="leave blocks that cannot be compiled as they are"
     )
+    parallel: ParallelConfig = ParallelConfig()
     channels_last: bool = Field(True, description="memory layout of images and weights")
     device: str = Field("auto", description="cpu, cuda, cuda:1; auto: cuda where there is one")
     threads: Count | None = Field(None, description="CPU threads; default: PyTorch's choice")
@@ -211,6 +227,24 @@ class Config(_Section):
             raise ValueError(
                 "optimizer.update: 'block' cannot go with precision 'fp16', whose scaler must see "
                 "all gradients before it decides whether to skip an update; use 'step' or bf16"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _parts_can_run(self) -> Config:
+        if self.parallel.processes == 1:
+            return self
+        if self.precision == "fp16":
+            raise ValueError(
+                "parallel: precision 'fp16' needs a scaler that sees the gradients of all "
+                "processes; use 'bf16'"
+            )
+        if self.compile:
+            raise ValueError("parallel: compile is for one process; leave it out")
+        if self.batch_size % self.parallel.data:
+            raise ValueError(
+                f"parallel: a batch_size of {self.batch_size} does not divide among "
+                f"{self.parallel.data} replicas"
             )
         return self
 

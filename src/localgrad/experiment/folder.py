@@ -17,6 +17,7 @@ from localgrad.experiment.yaml_text import loads, read_yaml
 FREE = (
     *("out", "device", "threads", "checkpoint_every", "methods", "seeds", "repeats"),
     *("data.path", "data.workers", "data.prefetch"),
+    *("parallel.blocks", "parallel.data", "parallel.timeout"),
 )
 _OURS = ("summary.json", "metrics.jsonl", "model.safetensors", "compare.json", "checkpoint/last.pt")
 
@@ -138,6 +139,16 @@ class RunFolder:
     def write_metrics(self, epochs: Iterable[dict[str, Any]]) -> None:
         """Write the epochs logged so far."""
         self.write("metrics.jsonl", "".join(json.dumps(epoch) + "\n" for epoch in epochs))
+
+
+class OthersFolder(RunFolder):
+    """The folder of a run in several processes, in one that does not write."""
+
+    def open(self, config: Config, resume: bool, needed_bytes: int = 0) -> None:
+        """Leave that to the one that writes."""
+
+    def write(self, name: str, text: str) -> None:
+        """Leave that to the one that writes."""
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -17,6 +17,7 @@ from localgrad.experiment.checkpoint import Position
 from localgrad.experiment.compiling import compile_steps
 from localgrad.experiment.cost import first_batch, measure_cost
 from localgrad.experiment.folder import RunFolder
+from localgrad.experiment.part_update import PartUpdate
 from localgrad.experiment.results import summarise, tested, write_model
 from localgrad.experiment.schedule import learning_rate
 from localgrad.experiment.skipped import note_skipped
@@ -73,18 +74,21 @@ def train(
     watcher = watcher or Watcher()
     config, learner = experiment.config, experiment.learner
     folder.check(config, resume)
+    mesh = experiment.mesh
     if folder.finished:
         summary: dict[str, Any] = folder.read_json("summary.json")
         return summary
-    update = Update(config, learner, experiment.device)
+    update: Update | PartUpdate = Update(config, learner, experiment.device)
     cost = measure_cost(experiment)
     going_on = folder.checkpoint.exists()
     reach = None if going_on else _audited(experiment)
+    if mesh is not None:
+        mesh.gather(None)  # all have looked at the folder before one writes
     compiled = compile_steps(experiment, learner)
     if compiled is not None:
         watcher.compiled(compiled)
-    weights = sum(p.numel() * p.element_size() for p in learner.parameters())
-    folder.open(config, resume, needed_bytes=8 * weights + 2**20)
+    size = sum(p.numel() * p.element_size() for p in learner.parameters())
+    folder.open(config, resume, needed_bytes=8 * size + 2**20)
     position = Position(losses=[0.0] * len(learner.decoupling))
     history: list[dict[str, Any]] = []
     about = {
@@ -99,10 +103,14 @@ def train(
         folder.write_json("decoupling.yaml", learner.decoupling.to_dict())
         folder.write_json("environment.json", about)
         folder.write_json("reach.json", reach.to_dict())
+    if mesh is not None:
+        batch = first_batch(experiment)
+        update = PartUpdate(config, learner, mesh, update.optimizer, position, batch)
+        stop = update.agreed(stop)
 
     def save() -> None:
         note_skipped(experiment, folder)
-        checkpoint.save(folder.checkpoint, learner, update.optimizer, position, update.scaler)
+        update.save(folder.checkpoint, position)
 
     while position.epoch < config.epochs:
         _train_epoch(experiment, update, position, watcher, stop, save)
@@ -111,9 +119,12 @@ def train(
         save()
         watcher.epoch(history[-1], config.epochs)
     costs = {**cost, "time_ratio": timing}
-    summary = summarise(experiment, history, position.seconds, costs, about)
+    summary = summarise(experiment, history, position.seconds, costs, about, update)
     summary["skipped_images"] = note_skipped(experiment, folder)
-    write_model(learner.backbone, folder / "model.safetensors")
+    weights = update.backbone()
+    if weights is not None:
+        write_model(weights, folder / "model.safetensors")
+    summary |= update.facts()
     if compiled is not None:
         summary["compiled"] = compiled.to_dict()
     folder.write_json("summary.json", summary)
@@ -175,16 +186,17 @@ def _train_epoch(
 
     def keep() -> None:
         settle()
-        _check_weights(experiment, position)
+        update.finish()
+        _check_weights(update, position)
         save()
 
     left = _kept_if_unreadable(batches.epoch(position.epoch, position.batch), keep)
-    for index, (x, y) in enumerate(left, start=position.batch):
+    for index, (x, y) in enumerate(update.over(left), start=position.batch):
         progress = position.epoch + index / len(batches)
         rate = learning_rate(config.schedule, config.optimizer.lr, progress, config.epochs)
         update.set_rate(rate)
         out = update.step(x, y)
-        hits = (out.logits.argmax(dim=-1) == y).sum()
+        hits = update.hits(out, y)
         correct = hits if correct is None else correct + hits
         pending.append(torch.stack([loss.float() for loss in out.losses]) * len(x))
         position.batch = index + 1
@@ -202,7 +214,8 @@ def _train_epoch(
             keep()
         if asked:
             raise Interrupted
-    _check_weights(experiment, position)
+    update.finish()
+    _check_weights(update, position)
 
 
 def _kept_if_unreadable(
@@ -231,10 +244,9 @@ def _settle(pending: list[Tensor], position: Position) -> list[float]:
     return newest
 
 
-def _check_weights(experiment: Experiment, position: Position) -> None:
+def _check_weights(update: Update, position: Position) -> None:
     """Refuse weights that the last step spoilt, before they are saved over good ones."""
-    learner = experiment.learner
-    named = [(name, p) for name, p in learner.named_parameters() if p.numel()]
+    named = [(name, p) for name, p in update.named_parameters() if p.numel()]
     finite = torch.stack([p.detach().isfinite().all() for _, p in named])
     bad = (~finite).nonzero()
     if len(bad):
@@ -253,14 +265,15 @@ def _diverged(what: str, position: Position, batch: int) -> LocalgradError:
 def _close_epoch(experiment: Experiment, position: Position, update: Update) -> dict[str, Any]:
     """Test, and turn the epoch under way into a line of metrics."""
     seen = position.seen
-    losses = [total / seen for total in position.losses]
+    total = update.combined(position)
+    losses = [value / seen for value in total.losses]
     metrics = {
         "epoch": position.epoch + 1,
         "lr": update.optimizer.param_groups[0]["lr"],
         "train_loss": losses[-1],
         "losses": losses,
-        "train_accuracy": position.correct / (seen * experiment.targets_each),
-        **tested(experiment),
+        "train_accuracy": total.correct / (seen * experiment.targets_each),
+        **tested(experiment, update),
         **({} if update.scaler is None else {"skipped_updates": position.skipped}),
         "seconds": position.epoch_seconds,
         "images_per_second": seen / position.epoch_seconds,

@@ -8,25 +8,31 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 
 from localgrad.data import TextDataset
 from localgrad.experiment.build import Experiment
 from localgrad.experiment.folder import atomically
 from localgrad.experiment.precision import autocast
+from localgrad.experiment.update import Update
 from localgrad.tracing.units import tensor_of
 
 RESULTS = ("test_accuracy", "test_loss", "bits_per_byte", "bits_per_char")
 
 
 @torch.no_grad()
-def tested(experiment: Experiment) -> dict[str, float]:
+def tested(experiment: Experiment, update: Update | None) -> dict[str, float]:
     """Return what the backbone achieves on the test part.
 
     ``test_accuracy`` is the part of the targets (labels of images, tokens of a text) that it gets
     right, 0..1; ``test_loss`` the task loss, in nats a target. Of a text there is also
     ``bits_per_byte`` or ``bits_per_char``.
+
+    Args:
+        experiment: trained.
+        update: what trained it, which knows how to run a network in parts; None: the learner.
     """
+    forward = experiment.learner if update is None else update.scores
     learner = experiment.learner
     learner.eval()
     correct = torch.zeros((), dtype=torch.long, device=experiment.device)
@@ -34,19 +40,25 @@ def tested(experiment: Experiment) -> dict[str, float]:
     count = 0
     with autocast(experiment.device, experiment.config.precision):
         for x, y in experiment.test.evaluation():
-            scores = tensor_of(learner(x))
+            out = forward(x)
+            count += y.numel()
+            if out is None:
+                continue
+            scores = tensor_of(out)
             correct += (scores.argmax(dim=-1) == y).sum()
             loss += experiment.loss(scores, y).double() * y.numel()
-            count += y.numel()
     learner.train()
-    found = {"test_accuracy": float(correct) / count, "test_loss": float(loss) / count}
+    both = [float(correct), float(loss)]
+    if update is not None:
+        both = [sum(column) for column in zip(*update.gathered(both), strict=True)]
+    found = {"test_accuracy": both[0] / count, "test_loss": both[1] / count}
     if isinstance(experiment.data, TextDataset):
         found[f"bits_per_{experiment.data.level}"] = found["test_loss"] / math.log(2)
     return found
 
 
 @torch.no_grad()
-def block_accuracy(experiment: Experiment) -> list[float | None]:
+def block_accuracy(experiment: Experiment, update: Update) -> list[float | None]:
     """Return the test accuracy of every loss's classifier, None where it has none."""
     learner = experiment.learner
     learner.eval()
@@ -54,12 +66,13 @@ def block_accuracy(experiment: Experiment) -> list[float | None]:
     number = 0
     with autocast(experiment.device, experiment.config.precision):
         for x, y in experiment.test.evaluation():
-            scores = learner.exits(x)
+            scores = update.exits(x)
             hits = [None if s is None else (s.argmax(dim=-1) == y).sum() for s in scores]
             number += y.numel()
             counts = [_add(a, b) for a, b in zip(counts, hits, strict=True)] if counts else hits
     learner.train()
-    return [None if count is None else float(count) / number for count in counts]
+    own = [None if count is None else float(count) / number for count in counts]
+    return [accuracy for some in update.gathered(own) for accuracy in some]
 
 
 def _add(a: Tensor | None, b: Tensor | None) -> Tensor | None:
@@ -72,6 +85,7 @@ def summarise(
     seconds: float,
     cost: dict[str, Any],
     about: dict[str, Any],
+    update: Update,
 ) -> dict[str, Any]:
     """Return what ``summary.json`` holds.
 
@@ -81,6 +95,7 @@ def summarise(
         seconds: spent in training steps.
         cost: bytes, FLOPs and time of a step.
         about: command, versions and machine that the run began with.
+        update: what trained.
     """
     config = experiment.config
     backbone = sum(p.numel() for p in experiment.learner.backbone.parameters())
@@ -109,14 +124,12 @@ def summarise(
         "train_seconds": seconds,
         "images_per_second": images * config.epochs / seconds,
         **cost,
-        "block_accuracy": block_accuracy(experiment),
+        "block_accuracy": block_accuracy(experiment, update),
         **about,
     }
 
 
-def write_model(model: nn.Module, path: Path) -> None:
+def write_model(weights: dict[str, Tensor], path: Path) -> None:
     """Write the plain network's weights; tied ones are written under each of their names."""
-    state = {
-        key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()
-    }
+    state = {key: value.detach().cpu().contiguous().clone() for key, value in weights.items()}
     atomically(path, lambda part: part.write_bytes(save(state)))

@@ -6,10 +6,16 @@ Such a batch counts as seen: the learning rate follows the data, not the number 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from localgrad import LocalLearner
+from localgrad.experiment import checkpoint
+from localgrad.experiment.checkpoint import Position
 from localgrad.experiment.config import Config
 from localgrad.experiment.precision import autocast
 from localgrad.experiment.schedule import build_optimizer
@@ -59,6 +65,49 @@ class Update:
         elif not by_block:
             self.optimizer.step()
         return out
+
+    def over(self, batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the batches that :meth:`step` will be given."""
+        return batches
+
+    def finish(self) -> None:
+        """Do what is left of the last step."""
+
+    def hits(self, out: StepOutput, y: Tensor) -> Tensor:
+        """Return how many targets the network got right, as far as this process knows."""
+        return (out.logits.argmax(dim=-1) == y).sum()
+
+    def scores(self, x: Tensor) -> Any:
+        """Return the network's output; None where another process has it."""
+        return self.learner(x)
+
+    def exits(self, x: Tensor) -> list[Tensor | None]:
+        """Return the class scores of the losses that this process knows."""
+        return self.learner.exits(x)
+
+    def gathered(self, value: Any) -> list[Any]:
+        """Return ``value`` of each process that knows a part of the network, in order."""
+        return [value]
+
+    def combined(self, position: Position) -> Position:
+        """Return the position with what all processes have counted."""
+        return position
+
+    def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """Return what this process trains."""
+        return list(self.learner.named_parameters())
+
+    def save(self, path: Path, position: Position) -> None:
+        """Write a checkpoint."""
+        checkpoint.save(path, self.learner, self.optimizer, position, self.scaler)
+
+    def backbone(self) -> dict[str, Tensor] | None:
+        """Return the plain network's weights; None where another process has them."""
+        return self.learner.backbone.state_dict()
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a summary says of the processes."""
+        return {}
 
     def _scaled(self, scaler: torch.amp.GradScaler) -> None:
         before = scaler.scale(self._one)

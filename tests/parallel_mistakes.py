@@ -1,0 +1,86 @@
+"""Three processes that do not agree, and one that goes away; each writes what it is told.
+
+Usage: parallel_mistakes.py FOLDER HOW, where HOW is differ, die or hang
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from localgrad import LocalgradError
+from localgrad.parallel.mesh import Mesh
+from localgrad.parallel.pipeline import ParallelLearner
+from parallel_processes import adamw, batches, free_port, learner
+
+SIZE = 3
+
+
+def told(does: Callable[[], object]) -> str:
+    try:
+        does()
+    except LocalgradError as error:
+        return str(error)
+    return "nothing"
+
+
+def differ(mesh: Mesh) -> list[str]:
+    other = learner("backlink")
+    if mesh.rank == 2:
+        with torch.no_grad():
+            other.backbone[3].weight[0] += 1
+    found = [told(lambda: ParallelLearner(other, mesh))]
+    rule = "greedy" if mesh.rank == 1 else "backlink"
+    found.append(told(lambda: ParallelLearner(learner(rule), mesh)))
+    one = ParallelLearner(learner("backlink"), mesh)
+    x, y = batches()[0]
+    if mesh.rank == 1:
+        y = (y + 1) % 10
+    found.append(told(lambda: one.step(x, y)))
+    return found
+
+
+def lose(mesh: Mesh, how: str) -> list[str]:
+    one = ParallelLearner(learner("backlink"), mesh)
+    steps = one.steps(batches(), adamw(one.parameters()))
+
+    def some() -> None:
+        for t, _ in enumerate(steps):
+            if mesh.rank == 1 and t == 5:
+                if how == "die":
+                    os._exit(9)
+                time.sleep(4)
+                os._exit(9)
+
+    return [told(some)]
+
+
+def one_process(rank: int, port: int, folder: Path, how: str) -> None:
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(SIZE),
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
+    )  # fmt: skip
+    torch.set_num_threads(1)
+    mesh = Mesh.start(SIZE, 1, "cpu", timeout=1 if how == "hang" else 30)
+    found = differ(mesh) if how == "differ" else lose(mesh, how)
+    (folder / str(rank)).write_text("\n".join(found), encoding="utf-8")
+    os._exit(0)  # the others may be gone: no farewell
+
+
+if __name__ == "__main__":
+    port = free_port()
+    context = multiprocessing.get_context("fork")
+    processes = [
+        context.Process(target=one_process, args=(rank, port, Path(sys.argv[1]), sys.argv[2]))
+        for rank in range(SIZE)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
