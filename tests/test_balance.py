@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from typing import Any
 
 import pytest
 import torch
@@ -110,16 +111,27 @@ def test_what_was_seen_is_kept_for_the_next_question() -> None:
             assert looks.memory(rule, blocks) == wanted
 
 
-def test_a_deep_network_is_cut_better_than_evenly() -> None:
+def test_a_deep_network_is_cut_better_than_published_or_evenly() -> None:
+    """The figures of docs/memory-and-speed.md."""
     x = torch.rand(2, 3, 32, 32)
     chain = localgrad.Chain.of(resnet110())
-    found = {}
-    for balance in (None, "memory"):
-        learner = localgrad.decouple(chain, "greedy", 8, example_input=x, balance=balance)
-        assert len(learner.decoupling) == 8
-        found[balance] = predict_memory(learner, x, batch=64).activations
+    even = [55 * (k + 1) // 16 - 1 for k in range(15)]
+
+    def peak(rule: M.Method, **how: Any) -> int:
+        learner = localgrad.decouple(chain, rule, example_input=x, **how)
+        found = predict_memory(learner, x, batch=128).activations
         learner.release()
-    assert found["memory"] < 0.8 * found[None]
+        return found
+
+    whole = peak(M.Backprop())
+    for rule, shares in (
+        (M.Greedy(), [0.085, 0.116, 0.147]),
+        (M.BackLink(head="pool_linear"), [0.139, 0.170, 0.201]),
+    ):
+        found = [
+            peak(rule, blocks=16, balance="memory"), peak(rule, blocks=16), peak(rule, cuts=even)
+        ]  # fmt: skip
+        assert [round(size / whole, 3) for size in found] == shares
 
 
 def test_time_is_shared_by_units_that_take_it() -> None:

@@ -12,7 +12,7 @@ a tied weight that a later block reads as a constant waits for that block.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -158,10 +158,25 @@ def check(update: Any, scaler: Any, learner: nn.Module) -> None:
         raise LocalgradError(f"update is a {type(update).__name__}: expected a torch optimizer")
     if isinstance(update, torch.optim.LBFGS):
         raise LocalgradError("LBFGS looks at all parameters at once: leave update out")
-    held = {p for group in update.param_groups for p in group["params"]}
-    for name, parameter in learner.named_parameters():
+    check_holds(update, learner.named_parameters(), "learner.parameters()")
+
+
+def check_holds(
+    optimizer: torch.optim.Optimizer,
+    parameters: Iterable[tuple[str, nn.Parameter]],
+    source: str,
+) -> None:
+    """Refuse an optimizer that would leave a parameter untrained.
+
+    Args:
+        optimizer: any.
+        parameters: what is trained, with names; frozen ones do not count.
+        source: what the optimizer is to be made from, for the message.
+    """
+    held = {p for group in optimizer.param_groups for p in group["params"]}
+    for name, parameter in parameters:
         if parameter.requires_grad and parameter not in held:
             raise LocalgradError(
-                f"the optimizer does not hold parameter {name!r}, which the learner trains: "
-                "make it from learner.parameters(), or freeze the parameter"
+                f"the optimizer does not hold parameter {name!r}, which is trained here: "
+                f"make it from {source}, or freeze the parameter"
             )

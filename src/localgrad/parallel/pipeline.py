@@ -286,13 +286,7 @@ class ParallelLearner:
                 f"update is a {type(update).__name__}: expected a torch optimizer that looks at "
                 "one parameter at a time"
             )
-        held = {p for group in update.param_groups for p in group["params"]}
-        for name, parameter in self.named_parameters():
-            if parameter.requires_grad and parameter not in held:
-                raise LocalgradError(
-                    f"the optimizer does not hold parameter {name!r}, which this part trains: make "
-                    "it from ParallelLearner.parameters(), or freeze the parameter"
-                )
+        block_updates.check_holds(update, self.named_parameters(), "ParallelLearner.parameters()")
 
     def _may_defer(self) -> bool:
         """Whether only the last group reads its weights (none is tied to another group's)."""
