@@ -9,6 +9,7 @@ from typing import Any
 
 from localgrad import methods as M
 from localgrad.errors import LocalgradError
+from localgrad.parallel.builders import runs_of
 from localgrad.parallel.simulate import Timeline
 from parallel_step import check
 from parallel_step.ddp import DDP, Apart
@@ -108,11 +109,13 @@ class Contest:
             return
         decoupling, ends = found
         about = {"kind": "local", "rule": label, "blocks": count, "losses": len(decoupling)}
+        runs = runs_of(decoupling)
+        units = [decoupling.blocks[runs[end - 1][-1]].stop for end in ends]
         own = f"{label}, K={count}, one process"
         self._add(RuleAlone(setting, own, decoupling), about)
         self._add(
             Together(setting, f"{label}, K={count}", decoupling, ends),
-            {**about, "ends": ends},
+            {**about, "units": units},
             own=own,
             simulated=self._seconds(lambda paper: paper.local(rule, decoupling, ends)),
         )
@@ -122,7 +125,7 @@ class Contest:
         ends, tried = quickest(self.setting, kind, count, balanced)
         self._add(
             Pipeline(self.setting, kind, count, ends),
-            {"kind": "pipeline", "micro_batches": count, "ends": ends, "tried": tried},
+            {"kind": "pipeline", "micro_batches": count, "units": ends, "tried": tried},
             rival=True,
             simulated=self._seconds(lambda paper: paper.pipeline(kind, count, ends)),
         )
