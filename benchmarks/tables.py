@@ -17,6 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from parallel_step import table as parallel
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 DOCUMENTS = (
@@ -28,6 +30,7 @@ DOCUMENTS = (
     "docs/memory-and-speed.md",
     "docs/fast-steps.md",
     "docs/parallel.md",
+    "docs/processes.md",
 )
 STEPS = ("resnet32", "resnet110", "resnet50", "resnet101", "vit", "gpt2")
 FIGURE = ROOT / "docs" / "memory-time.svg"
@@ -603,6 +606,25 @@ def devices_by_hand() -> str:
     )
 
 
+def parallel_result() -> Row | None:
+    """Return what benchmarks/cpu/parallel.py found; None where it has not run."""
+    return read("parallel") if (RESULTS / "parallel.json").exists() else None
+
+
+def parallel_table(part: str) -> str:
+    """Local learning beside DDP and pipelines, in two processes."""
+    found = parallel_result()
+    if found is None:
+        return "Not measured yet: `python benchmarks/cpu/parallel.py`."
+    header, rows, note = parallel.PARTS[part](found)
+    return f"{markdown(header, rows)}\n\n{note}"
+
+
+def parallel_summary() -> str:
+    found = parallel_result()
+    return "Not measured yet." if found is None else parallel.summary(found)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "summary": summary_table,
     "cifar10-resnet20-k4": lambda: accuracy_table("cifar10-resnet20-k4"),
@@ -622,6 +644,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "devices": devices_table,
     "devices-memory": devices_memory_table,
     "devices-by-hand": devices_by_hand,
+    "parallel-summary": parallel_summary,
+    **{f"parallel{part}": partial(parallel_table, part) for part in parallel.PARTS},
     **{f"bench-{case}": partial(bench_table, case) for case in STEPS},
 }
 PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)

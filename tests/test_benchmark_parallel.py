@@ -126,6 +126,27 @@ def test_times_and_their_simulation(found: dict[str, Any]) -> None:
     assert rows["DDP"]["idle"]["filled"] == [None, None]  # cannot be seen
 
 
+def test_tables(found: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from parallel_step import table
+
+    document = {**found, "rows": list(found["rows"].values())}
+    header, rows, note = table.speed(document)
+    assert [row[0] for row in rows] == [n for n in found["rows"] if "without" not in n]
+    assert all(len(row) == len(header) for row in rows)
+    own = found["rows"]["Greedy, K=4"]["speed_up"]["Greedy, K=4, one process"]["steady"]["mean"]
+    cells = next(row for row in rows if row[0] == "Greedy, K=4")
+    assert cells[header.index("÷ itself in one process")] == f"{own:.2f}"
+    for name in PIPELINES:
+        assert f"{name}: {found['rows'][name]['units'][0]}" in note
+    header, rows, _ = table.costs(document)
+    sent = found["rows"]["DDP"]["sent_bytes"][0] / 2**20
+    assert next(row for row in rows if row[0] == "DDP")[-1] == f"{sent:.2f} / {sent:.2f}"
+    header, rows, _ = table.simulated(document)
+    assert [row[0] for row in rows] == [n for n, r in found["rows"].items() if r["simulated"]]
+    assert "in two processes of one thread, batch 8: " in table.summary(document)
+
+
 def test_pace(monkeypatch: pytest.MonkeyPatch) -> None:
     """Outputs at 4, 5, 7, 10 and 11 s, the last update at 12 s; a second waited in each step."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))

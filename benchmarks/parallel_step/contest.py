@@ -86,6 +86,8 @@ class Contest:
 
     def _add(self, contender: Contender, about: dict[str, Any], **more: Any) -> None:
         self.entries.append(Entry(contender, about, **more))
+        if self.setting.mesh.rank == 0:
+            print(f"ready: {contender.name}", flush=True)
 
     def _bp(self) -> None:
         cpu = self.setting.mesh.device.type == "cpu"

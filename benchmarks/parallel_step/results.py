@@ -49,20 +49,20 @@ def _row(contest: Contest, entry: Entry) -> dict[str, Any]:
         for other in contest.entries
         if other is not entry and (other.rival or other.contender.name == entry.own)
     }
-    steady = statistics.median(times["steady"])
+    middle = {how: statistics.median(times[how]) for how in HOW}
     return {
         "name": one.name,
         **entry.about,
         "processes": contest.setting.mesh.blocks if one.together else 1,
         "threads": one.threads,
         "one_process": entry.own,
-        "seconds": {how: spread(times[how]) for how in HOW},
+        "seconds": {how: {**spread(times[how]), "median": middle[how]} for how in HOW},
         "speed_up": rivals if one.together else {},
         "idle": {how: _each(entry, f"idle_{how}") for how in HOW},
         "page_faults_a_step": _each(entry, "faults"),
         "busy": _each(entry, "busy"),
         "simulated": {
-            way: {"seconds": found, "error": found / steady - 1}
+            way: {"seconds": found, "error": found / middle["steady"] - 1}
             for way, found in entry.simulated.items()
             if math.isfinite(found)
         },
