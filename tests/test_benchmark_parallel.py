@@ -22,7 +22,7 @@ LOCAL = ("Greedy, K=4", "BackLink L=1 pool_linear, K=4")
 PIPELINES = ("GPipe, 4 micro-batches", "1F1B, 4 micro-batches")
 OPTIONS = (
     "--network resnet20 --option width 4 --size 16 --batch 8 --rules greedy backlink auglocal "
-    "--blocks 2 4 --micro-batches 4 --steps 3 --rounds 1"
+    "--blocks 2 4 --micro-batches 4 --steps 3 --rounds 1 --repeats 1 --reach 0"
 )
 
 

@@ -52,6 +52,8 @@ class Contest:
         blocks: numbers of blocks K of each rule.
         micro_batches: of each pipeline.
         steps: of a contender in a round.
+        repeats: runs of each unit that is timed for the simulation.
+        reach: how far from the balanced cut stages of a pipeline are tried, in units.
     """
 
     def __init__(
@@ -61,12 +63,16 @@ class Contest:
         blocks: Sequence[int],
         micro_batches: Sequence[int],
         steps: int,
+        repeats: int = 5,
+        reach: int = 2,
     ) -> None:
-        self.setting, self.steps = setting, steps
+        self.setting, self.steps, self._reach = setting, steps, reach
         self.entries: list[Entry] = []
         self.left_out: dict[str, str] = {}
         self.waiting_busy = 0.0
-        self._papers = {way: Paper(setting, at_once, steps) for way, at_once in WAYS.items()}
+        self._papers = {
+            way: Paper(setting, at_once, steps, repeats) for way, at_once in WAYS.items()
+        }
         balanced = self._papers["alone"].balanced(max(micro_batches))
         self.gradient_errors = check.errors(setting, micro_batches, balanced)
         self._bp()
@@ -124,7 +130,7 @@ class Contest:
 
     def _pipeline(self, kind: str, count: int) -> None:
         balanced = self._papers["alone"].balanced(count)
-        ends, tried = quickest(self.setting, kind, count, balanced)
+        ends, tried = quickest(self.setting, kind, count, balanced, self._reach)
         self._add(
             Pipeline(self.setting, kind, count, ends),
             {"kind": "pipeline", "micro_batches": count, "units": ends, "tried": tried},

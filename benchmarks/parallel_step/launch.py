@@ -45,6 +45,8 @@ def parsed(about: str, device: str, words: list[str] | None = None) -> argparse.
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5, help="that count; one more warms up")
+    parser.add_argument("--repeats", type=int, default=5, help="runs of each unit that is timed")
+    parser.add_argument("--reach", type=int, default=2, help="units that a pipeline's cut is moved")
     parser.add_argument("--processes", type=int, default=2)
     if device == "cpu":
         parser.add_argument(
@@ -104,7 +106,15 @@ def measured(mesh: Mesh, options: argparse.Namespace, command: str) -> dict[str,
     """Run the contest; every process calls it."""
     extra = {name: int(value) if value.isdigit() else value for name, value in options.option}
     setting = Setting(mesh, options.network, options.batch, options.size, extra)
-    contest = Contest(setting, options.rules, options.blocks, options.micro_batches, options.steps)
+    contest = Contest(
+        setting,
+        options.rules,
+        options.blocks,
+        options.micro_batches,
+        options.steps,
+        options.repeats,
+        options.reach,
+    )
     contest.round(0, counts=False)
     for number in range(options.rounds):
         contest.round(number)

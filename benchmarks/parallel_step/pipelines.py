@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe, schedules
 from torch.nn import functional as F
@@ -158,7 +159,7 @@ class _Waiting:
 
 
 def quickest(
-    setting: Setting, kind: str, micro_batches: int, balanced: Sequence[int], reach: int = 2
+    setting: Setting, kind: str, micro_batches: int, balanced: Sequence[int], reach: int
 ) -> tuple[tuple[int, ...], dict[str, float]]:
     """Return the stages that are fastest in a short trial, with each one's seconds a step.
 
@@ -180,6 +181,8 @@ def quickest(
             setting.mesh.gather(None)
             start = time.perf_counter()
             next(trial.steps(1))
+            if setting.mesh.device.type == "cuda":
+                torch.cuda.synchronize()
             setting.mesh.gather(None)
             times.append(time.perf_counter() - start)
         tried[ends] = min(setting.mesh.gather(min(times[1:])))
