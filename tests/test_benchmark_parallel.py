@@ -136,7 +136,7 @@ def test_tables(found: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(len(row) == len(header) for row in rows)
     own = found["rows"]["Greedy, K=4"]["speed_up"]["Greedy, K=4, one process"]["steady"]["mean"]
     cells = next(row for row in rows if row[0] == "Greedy, K=4")
-    assert cells[header.index("÷ itself in one process")] == f"{own:.2f}"
+    assert cells[header.index("over itself in one process")] == f"{own:.2f}"
     for name in PIPELINES:
         assert f"{name}: {found['rows'][name]['units'][0]}" in note
     header, rows, _ = table.costs(document)

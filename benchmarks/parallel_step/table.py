@@ -25,8 +25,8 @@ def speed(found: Row) -> Table:
     rows = found["rows"]
     pipeline = fastest(rows)
     rivals = [row["name"] for row in rows if row["kind"] == "bp"] + ["DDP", pipeline["name"]]
-    header = ["", "processes x threads", "s a step", "filled, s", "÷ itself in one process"]
-    header += [f"÷ {name}" for name in rivals]
+    header = ["", "processes x threads", "s a step", "filled, s", "over itself in one process"]
+    header += [f"over {name}" for name in rivals]
     table = [
         [
             row["name"],
@@ -43,18 +43,21 @@ def speed(found: Row) -> Table:
     times = {row["name"]: row["seconds"]["steady"]["mean"] for row in rows}
     exchange = 1 - times["DDP without its exchange"] / times["DDP"]
     trials = {row["name"]: "-".join(map(str, row["units"][:-1])) for row in pipelines(rows)}
+    faults = [each for row in rows for each in row["page_faults_a_step"]]
     cuts = ", ".join(f"{name}: {cut}" for name, cut in trials.items())
-    note = (
-        f"{setting(found)}. ÷: the rival's seconds over these, round by round, in the steady "
-        f"state; {pipeline['name']} is the fastest pipeline. Idle: share of the time spent waiting "
-        f"for the other process, of each, in the steady state and with filling and draining; what "
-        f"DDP waits within a step cannot be seen, its exchange takes {100 * exchange:.0f} % of the "
-        f"step beyond what the same processes compute without it. Stages end after units: {cuts}. "
-        f"A process that waits for its turn takes at most {100 * found['waiting_busy']:.1f} % of a "
-        f"core. Before all, gradients in float64 with norms fixed differ from BP's by "
-        f"{max(found['gradient_errors'].values()):.0e} of the largest at most."
-    )
-    return [*header, "idle, %", "idle, filled, %"], table, note
+    note = [
+        f"{setting(found)}.",
+        "Over: speed-up, the rival's seconds over these, round by round, in the steady state;",
+        f"{pipeline['name']} is the fastest pipeline.",
+        "Idle: share of the time spent waiting for the other process, of each, in the steady state",
+        "and with filling and draining. What DDP waits within a step cannot be seen: its exchange",
+        f"takes {100 * exchange:.0f} % of the step beyond what the same processes compute without",
+        f"it. Stages end after units: {cuts}. A process that waits for its turn takes at most",
+        f"{100 * found['waiting_busy']:.1f} % of a core. A step has at most {max(faults):,.0f}",
+        "page faults. Before all, gradients in float64 with norms fixed differ from BP's by",
+        f"{max(found['gradient_errors'].values()):.0e} of the largest at most.",
+    ]
+    return [*header, "idle, %", "idle, filled, %"], table, " ".join(note)
 
 
 def costs(found: Row) -> Table:
