@@ -75,6 +75,18 @@ def test_rivals_have_the_gradients_of_bp(found: dict[str, Any]) -> None:
     assert all(error < 1e-12 for error in found["gradient_errors"].values())
 
 
+def test_a_broken_rival_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradients that are twice too large, or missing."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from parallel_step import check
+
+    gradients = {"a": torch.tensor([1.0, -4.0]), "b": torch.tensor([2.0])}
+    assert check.difference(gradients, gradients) == 0
+    doubled = {name: 2 * gradient for name, gradient in gradients.items()}
+    assert check.difference(doubled, gradients) == 1.0 > check.LARGEST
+    assert check.difference({"a": gradients["a"]}, gradients) == float("inf")
+
+
 def test_sent_bytes_are_those_by_hand(found: dict[str, Any]) -> None:
     rows = found["rows"]
     for name in ("Greedy, K=4", "AugLocal d=2, K=4"):

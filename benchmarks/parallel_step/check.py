@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,8 +24,7 @@ class Exact(Setting):
 
     def model(self) -> nn.Module:
         """Return the network."""
-        model = super().model().double().eval()
-        return model
+        return super().model().double().eval()
 
     def double(self) -> tuple[Tensor, Tensor]:
         """Return the batch."""
@@ -38,9 +38,8 @@ def errors(setting: Setting, micro_batches: Sequence[int], ends: Sequence[int]) 
         LocalgradError: by more than rounding, or a border does not arrive channels-last.
     """
     mesh = setting.mesh
-    parts = max(micro_batches)
-    rows_ = parts * mesh.blocks
-    exact = Exact(mesh, setting.network, rows_, setting.size, setting.options)
+    batch = 2 * math.lcm(*micro_batches, mesh.blocks)
+    exact = Exact(mesh, setting.network, batch, setting.size, setting.options)
     x, y = exact.double()
     model = exact.model()
     F.cross_entropy(model(x), y).backward()
@@ -48,7 +47,7 @@ def errors(setting: Setting, micro_batches: Sequence[int], ends: Sequence[int]) 
     found = {}
     replica = replicated(exact.model())
     F.cross_entropy(replica(rows(exact, x)), rows(exact, y)).backward()
-    found["DDP"] = _difference(_gradients(replica.module), expected)
+    found["DDP"] = difference(_gradients(replica.module), expected)
     for kind in SCHEDULES:
         for count in micro_batches:
             whole = exact.model()
@@ -65,7 +64,7 @@ def errors(setting: Setting, micro_batches: Sequence[int], ends: Sequence[int]) 
             mine = {id(p) for p in one.module.parameters()}
             names = {name for name, p in whole.named_parameters() if id(p) in mine}
             own = {name: expected[name] for name in names}
-            found[one.name] = _difference(
+            found[one.name] = difference(
                 {name: g for name, g in _gradients(whole).items() if name in names}, own
             )
     everyone = mesh.gather(found)
@@ -82,7 +81,8 @@ def _gradients(model: nn.Module) -> dict[str, Tensor]:
     return {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
 
 
-def _difference(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+def difference(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    """Return the largest difference over the largest gradient; infinite where one is missing."""
     if found.keys() != expected.keys():
         return float("inf")
     largest = max(float(gradient.abs().max()) for gradient in expected.values())

@@ -99,7 +99,11 @@ class Contest:
         cpu = self.setting.mesh.device.type == "cpu"
         for threads in (1, 2) if cpu else (1,):
             several = f", {threads} threads" if threads > 1 else ""
-            self._add(Backprop(self.setting, f"BP{several}", threads), {"kind": "bp"}, rival=True)
+            one = Backprop(self.setting, f"BP{several}", threads)
+            paper = self._papers["alone"]
+            whole = paper.pipeline("1F1B", 1, (paper.units,)).step_seconds
+            on_paper = {"alone": whole} if threads == 1 else {}
+            self._add(one, {"kind": "bp"}, rival=True, simulated=on_paper)
 
     def _rule(self, rule: M.Method, count: int) -> None:
         setting, label = self.setting, M.label(rule)
@@ -120,7 +124,8 @@ class Contest:
         runs = runs_of(decoupling)
         units = [decoupling.blocks[runs[end - 1][-1]].stop for end in ends]
         own = f"{label}, K={count}, one process"
-        self._add(RuleAlone(setting, own, decoupling), about)
+        whole = self._papers["alone"].local(rule, decoupling, ends[-1:]).step_seconds
+        self._add(RuleAlone(setting, own, decoupling), about, simulated={"alone": whole})
         self._add(
             Together(setting, f"{label}, K={count}", decoupling, ends),
             {**about, "units": units},

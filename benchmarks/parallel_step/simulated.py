@@ -74,6 +74,7 @@ class Paper:
             Chain.of(setting.model()), setting.x, F.cross_entropy, sgd, repeats=repeats
         )
         self._ends: dict[str, Ends] = {}
+        self.units = len(self._measured.chain)
         self.line = line(setting.mesh) if setting.mesh.blocks > 1 else (float("inf"), 0.0)
 
     def balanced(self, micro_batches: int) -> tuple[int, ...]:

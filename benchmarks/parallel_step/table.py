@@ -92,8 +92,11 @@ def simulated(found: Row) -> Table:
     table = []
     for row in found["rows"]:
         if row["simulated"]:
-            papers = [row["simulated"][way] for way in ("at_once", "alone")]
-            cells = [[f"{p['seconds']:.3f}", f"{100 * p['error']:+.1f} %"] for p in papers]
+            papers = [row["simulated"].get(way) for way in ("at_once", "alone")]
+            cells = [
+                [f"{p['seconds']:.3f}", f"{100 * p['error']:+.1f} %"] if p else ["-", "-"]
+                for p in papers
+            ]
             table.append(
                 [row["name"], f"{row['seconds']['steady']['median']:.3f}", *cells[0], *cells[1]]
             )
