@@ -14,8 +14,6 @@ import torch
 
 from localgrad.experiment import environment
 from localgrad.parallel.mesh import Mesh
-from parallel_step import results
-from parallel_step.contest import Contest
 from parallel_step.local import RULES
 from parallel_step.setting import Setting
 
@@ -104,6 +102,10 @@ def _process(rank: int, options: argparse.Namespace, command: str) -> None:
 
 def measured(mesh: Mesh, options: argparse.Namespace, command: str) -> dict[str, Any]:
     """Run the contest; every process calls it."""
+    # the process that starts the others needs none of this, and it takes a second
+    from parallel_step import results
+    from parallel_step.contest import Contest
+
     extra = {name: int(value) if value.isdigit() else value for name, value in options.option}
     setting = Setting(mesh, options.network, options.batch, options.size, extra)
     contest = Contest(
