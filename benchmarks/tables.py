@@ -471,7 +471,8 @@ def freed_memory_table() -> str:
     table = markdown(header, rows)
     return (
         f"{table}\n\n{found['network']}, batch {found['batch']}, channels-last; "
-        f"{found['n']} pairs of processes of {found['steps']} steps; {machine(found)}."
+        f"{found['n']} pairs of processes of {found['steps']} steps; {found['hardware']}, "
+        f"torch {found['versions']['torch']}; {found['date'][:10]}."
     )
 
 
