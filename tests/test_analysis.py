@@ -15,6 +15,7 @@ import localgrad
 from localgrad import methods as M
 from localgrad.analysis.agreement import agreement
 from localgrad.analysis.cka import Alignment
+from localgrad.analysis.exits import exit_flops, saving
 from localgrad.analysis.features import pooled, unit_outputs
 from localgrad.analysis.probes import probe
 from localgrad.errors import LocalgradError
@@ -152,3 +153,29 @@ def test_agreement_of_frozen_units_is_none_and_gradients_are_not_lost() -> None:
     learner.step(x, y)
     with pytest.raises(LocalgradError, match="which comparing would lose"):
         agreement(learner, x, y)
+
+
+def test_exit_flops_are_those_of_the_units_and_one_head() -> None:
+    torch.manual_seed(0)
+    x = torch.rand(2, 3, 32, 32)
+    learner = localgrad.decouple(
+        resnet20(width=4), M.BackLink(head="pool_linear"), blocks=4, example_input=x
+    )
+    before = {name: value.clone() for name, value in learner.state_dict().items()}
+    found = exit_flops(learner, x)
+    assert all(torch.equal(before[k], v) for k, v in learner.state_dict().items())
+    assert found[-1] == localgrad.measure_flops(lambda: learner.backbone(x)) // 2
+    stop = learner.decoupling.blocks[1].stop
+
+    def second() -> None:
+        border = x
+        for unit in learner.chain.units[:stop]:
+            border = unit(border)
+        learner.heads[1](border)
+
+    assert found[1] == localgrad.measure_flops(second) // 2
+
+
+def test_an_exit_that_saves() -> None:
+    assert saving([0.2, 0.9], [1, 10]) == (1, 0.9, 1.0)
+    assert saving([0.89, 0.9], [1, 10], points=0.02) == (0, 0.89, 0.1)
