@@ -456,6 +456,29 @@ def prediction_table() -> str:
     )
 
 
+def freed_memory_table() -> str:
+    """A step where freed memory is kept, beside one where it goes back to the kernel."""
+    found = read("freed-memory-cpu")
+    header = ["rule", "K", "given back, s", "of it in the kernel", "kept, s", "kept ÷ given back",
+              "page faults a step", "kept", "resident MiB", "kept"]  # fmt: skip
+    rows = []
+    for row in found["rows"]:
+        back, kept = row["given_back"], row["kept"]
+        rows.append([
+            row["rule"], str(row["blocks"]), f"{back['seconds']:.2f}",
+            f"{back['kernel_seconds']:.2f}", f"{kept['seconds']:.2f}",
+            f"{row['ratio']['mean']:.2f} ± {row['ratio']['std']:.2f}",
+            *(f"{side['page_faults']:,.0f}" for side in (back, kept)),
+            *(f"{side['resident_bytes'] / 2**20:,.0f}" for side in (back, kept)),
+        ])  # fmt: skip
+    table = markdown(header, rows)
+    return (
+        f"{table}\n\n{found['network']}, batch {found['batch']}, channels-last; "
+        f"{found['n']} pairs of processes of {found['steps']} steps; {found['hardware']}, "
+        f"torch {found['versions']['torch']}; {found['date'][:10]}."
+    )
+
+
 def compiled_table() -> str:
     """Compiled steps beside plain ones."""
     layouts = [f"compiled-{layout}-cpu" for layout in ("channels_last", "contiguous_format")]
@@ -640,6 +663,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "overhead": overhead_table,
     "prediction": prediction_table,
     "compiled": compiled_table,
+    "freed-memory": freed_memory_table,
     "budget": budget_table,
     "devices": devices_table,
     "devices-memory": devices_memory_table,
