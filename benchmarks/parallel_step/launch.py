@@ -12,16 +12,13 @@ from typing import Any
 
 import torch
 
+import localgrad
 from localgrad.experiment import environment
 from localgrad.parallel.mesh import Mesh
+from parallel_step import results
+from parallel_step.contest import Contest
 from parallel_step.local import RULES
 from parallel_step.setting import Setting
-
-#: glibc gives no memory back to the kernel: what it takes again costs a page fault a page.
-KEEP = {
-    "MALLOC_MMAP_THRESHOLD_": str(2**32),
-    "MALLOC_TRIM_THRESHOLD_": str(2**35),
-}
 
 
 def parsed(about: str, device: str, words: list[str] | None = None) -> argparse.Namespace:
@@ -53,6 +50,8 @@ def parsed(about: str, device: str, words: list[str] | None = None) -> argparse.
             default="keep",
             help="keep: processes give no memory back to the kernel (glibc), for all alike",
         )
+    else:
+        parser.set_defaults(malloc="default")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(words)
     options.device = device
@@ -69,13 +68,12 @@ def run(options: argparse.Namespace) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    if getattr(options, "malloc", None) == "keep":
-        os.environ.update(KEEP)  # read by the processes that are started
     os.environ.update(
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE=str(options.processes)
     )
     command = environment.command()
-    context = multiprocessing.get_context("spawn")
+    # forked, the imports are paid for once; but CUDA was asked how many devices there are
+    context: Any = multiprocessing.get_context("spawn" if options.device == "cuda" else "fork")
     processes = [
         context.Process(target=_process, args=(rank, options, command), daemon=True)
         for rank in range(options.processes)
@@ -91,6 +89,8 @@ def run(options: argparse.Namespace) -> None:
 def _process(rank: int, options: argparse.Namespace, command: str) -> None:
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
     torch.set_num_threads(1)
+    if options.malloc == "keep" and not localgrad.keep_freed_memory():
+        options.malloc = "default"  # another C library
     mesh = Mesh.start(options.processes, 1, None if options.device == "cuda" else "cpu", 900)
     document = measured(mesh, options, command)
     if rank == 0:
@@ -102,10 +102,6 @@ def _process(rank: int, options: argparse.Namespace, command: str) -> None:
 
 def measured(mesh: Mesh, options: argparse.Namespace, command: str) -> dict[str, Any]:
     """Run the contest; every process calls it."""
-    # the process that starts the others needs none of this, and it takes a second
-    from parallel_step import results
-    from parallel_step.contest import Contest
-
     extra = {name: int(value) if value.isdigit() else value for name, value in options.option}
     setting = Setting(mesh, options.network, options.batch, options.size, extra)
     contest = Contest(
@@ -130,7 +126,7 @@ def measured(mesh: Mesh, options: argparse.Namespace, command: str) -> dict[str,
         "batch": options.batch,
         "n": options.rounds,
         "steps": options.steps,
-        "malloc": {name: os.environ.get(name, "default") for name in KEEP},
+        "malloc": options.malloc,
         "bandwidth": bandwidth,
         "latency": latency,
         "waiting_busy": max(mesh.gather(contest.waiting_busy)),

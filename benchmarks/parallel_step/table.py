@@ -11,8 +11,7 @@ Table = tuple[list[str], list[list[str]], str]  # header, rows, a note
 
 def setting(found: Row) -> str:
     """Return what was measured where."""
-    kept = set(found["malloc"].values()) != {"default"}
-    malloc = "glibc keeps freed memory" if kept else "glibc's malloc as it is"
+    malloc = "freed memory kept" if found["malloc"] == "keep" else "freed memory given back"
     return (
         f"{found['network']}, batch {found['batch']}, channels-last, SGD with momentum; "
         f"n = {found['n']} rounds of {found['steps']} steps, mean ± standard deviation; {malloc}; "
