@@ -13,14 +13,18 @@ import torch
 import localgrad
 from localgrad import Decoupling, networks
 from localgrad import methods as M
+from localgrad.experiment.decoupling_file import FOLDER
 from localgrad.networks import MEMORY_BALANCED
-from localgrad.search.published import FOLDER
 
 BWBPF = (
     "Cheng et al., BWBPF, ICASSP 2024, arXiv 2312.13311; cuts: released code "
     "(github.com/Belis0811/BWBPF), distributed/{}"
 )
-INFOPRO = "Wang et al., InfoPro, ICLR 2021, arXiv 2101.10832; cuts: released code, {}"
+INFOPRO = (
+    "Wang et al., InfoPro, ICLR 2021, arXiv 2101.10832; cuts: released code "
+    "(github.com/blackfeather-wang/InfoPro-Pytorch), networks/configs.py{}; loss weights: of "
+    "CIFAR-10"
+)
 AUGLOCAL = (
     "Ma et al., AugLocal, ICLR 2024, arXiv 2402.17318; one unit a block, copied units and depths: "
     "released code"
@@ -70,7 +74,7 @@ def _table() -> dict[str, Shipped]:
     for network in ("resnet32", "resnet110"):
         for blocks in (2, 4, 8, 16):
             found[f"infopro-{network}-k{blocks}"] = Shipped(
-                M.InfoPro(), network, blocks, INFOPRO.format("configs.py")
+                M.InfoPro(), network, blocks, INFOPRO.format("")
             )
             found[f"dgl-{network}-k{blocks}"] = Shipped(
                 M.DGL(), network, blocks, COMPARED.format(DGL, TABLE_OF_INFOPRO)
@@ -80,7 +84,7 @@ def _table() -> dict[str, Shipped]:
             M.InfoPro(),
             "resnet110",
             blocks,
-            INFOPRO.format("its table of blocks of equal memory (InfoPro*), weights of InfoPro's"),
+            INFOPRO.format(", InfoPro_balanced_memory"),
             MEMORY_BALANCED[110][blocks],
         )
     for network, blocks, depths in [("resnet32", 16, (2, 5)), ("resnet110", 55, (2, 6))]:

@@ -89,7 +89,7 @@ def decouple(
             raise LocalgradError(
                 f"the decoupling is for {len(decoupling.units)} units "
                 f"({decoupling.units[0]} .. {decoupling.units[-1]}), the network has {len(chain)} "
-                f"({chain.names[0]} .. {chain.names[-1]})"
+                f"({chain.names[0]} .. {chain.names[-1]}): `localgrad transfer` carries it over"
             )
     else:
         rule = method_room.get(method) if isinstance(method, str) else method
