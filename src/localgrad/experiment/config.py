@@ -296,7 +296,7 @@ def sentence(error: Any, place: str = "") -> str:
         return f"{where} is missing"
     if error["type"] == "value_error":
         text = str(error["ctx"]["error"])
-        return text if text.startswith("unknown option") else f"{where}: {text}"
+        return f"{where}: {text}" if where and not text.startswith("unknown option") else text
     given = repr(error["input"])
     given = given if len(given) <= 60 else f"{given[:57]}..."
     if error["type"] in ("model_type", "model_attributes_type", "dict_type"):

@@ -106,4 +106,9 @@ def for_data(decoupling: Decoupling, data: Dataset | TextDataset) -> Decoupling:
             return block
         return replace(block, loss=Part(block.loss.name, {**block.loss.options, **facts}))
 
-    return replace(decoupling, blocks=tuple(known(block) for block in decoupling.blocks))
+    known_to_rule = {key: facts[key] for key in decoupling.options if key in facts}
+    return replace(
+        decoupling,
+        blocks=tuple(known(block) for block in decoupling.blocks),
+        options={**decoupling.options, **known_to_rule},
+    )
