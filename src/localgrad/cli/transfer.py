@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,11 +53,21 @@ def run(config: Config, flags: dict[str, Any], command: str) -> int:
     if "out" in flags:
         text = plain_data.text(found.decoupling.to_dict())
         atomically(Path(flags["out"]), lambda part: part.write_text(text, encoding="utf-8"))
-        print(
-            f"wrote {flags['out']}; train it with: localgrad train --decoupling {flags['out']} "
-            f"--network.name {config.network.name}"
-        )
+        train = shlex.join(["localgrad", "train", "--decoupling", flags["out"], *_network(config)])
+        print(f"wrote {flags['out']}; train it with: {train}")
     return 0
+
+
+def _network(config: Config) -> list[str]:
+    """Return the words that name the network and its units."""
+    found = ["--network.name", config.network.name]
+    for key, value in config.network.options.items():
+        found += [f"--network.{key}", json.dumps(value) if not isinstance(value, str) else value]
+    if config.granularity != "unit":
+        found += ["--granularity", config.granularity]
+    if config.units is not None:
+        found += ["--units", ",".join(config.units)]
+    return found
 
 
 def _costs(subject: MadeUp, decoupling: Decoupling, batch: int) -> dict[str, Any]:
