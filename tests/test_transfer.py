@@ -366,6 +366,11 @@ def test_to_a_real_vit_and_back() -> None:
 # --- mistakes
 
 
+def test_only_a_decoupling_is_transferred() -> None:
+    with pytest.raises(LocalgradError, match=r"not 'found.yaml': read a file with"):
+        transfer("found.yaml", narrow(resnet32), X)  # type: ignore[arg-type]
+
+
 def test_fewer_units_than_blocks() -> None:
     found = made(M.Greedy(), narrow(resnet20))
     with pytest.raises(LocalgradError, match=r"has 10 blocks, the network 8 units: at most K=8"):

@@ -65,6 +65,10 @@ def transfer(
     2      3.2 (1.00; stage 3, 3 of 3)  3.4 (1.00; stage 3, 5 of 5)  end      tail
     >>> learner = localgrad.decouple(resnet32(), deeper, example_input=x)
     """
+    if not isinstance(decoupling, Decoupling):
+        raise LocalgradError(
+            f"transfer takes a Decoupling, not {decoupling!r}: read a file with Decoupling.load"
+        )
     check_parts(decoupling)
     chain = _chain_of(network, example_input)
     shapes, out = chain.shapes(example_input)
