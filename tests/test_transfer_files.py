@@ -175,9 +175,9 @@ def test_no_such_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Non
     assert main(["transfer", str(tmp_path)]) == 2  # a folder that is no run's
     assert "cannot read" in error_line(capsys)
     assert main(["transfer"]) == 2
-    assert "transfer needs a decoupling" in error_line(capsys)
+    assert "transfer needs DECOUPLING" in error_line(capsys)
     assert main(["transfer", "a", "b"]) == 2
-    assert "'b' is not expected here" in error_line(capsys)
+    assert "transfer takes one decoupling: what is 'b'?" in error_line(capsys)
 
 
 # --- those that ship

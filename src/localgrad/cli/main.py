@@ -61,7 +61,7 @@ def _refuse(words: list[str], text: str) -> int:
 
 
 def _run(words: list[str]) -> int:
-    from localgrad.cli import audit, bench, compare, help, listing, plan, train, transfer
+    from localgrad.cli import analyse, audit, bench, compare, help, listing, plan, train, transfer
     from localgrad.cli.arguments import parse
     from localgrad.cli.commands import COMMANDS
     from localgrad.experiment.config import build_config, to_yaml
@@ -81,14 +81,15 @@ def _run(words: list[str]) -> int:
     if "print_config" in flags:
         print(to_yaml(config), end="")
         return 0
+    typed = shlex.join(["localgrad", *words])
+    if arguments.operands:
+        taking = {"analyse": analyse.run, "transfer": transfer.run}
+        return taking[arguments.command](arguments.operands, config, flags, typed)
     commands = {
         "train": train.run,
         "compare": compare.run,
         "audit": audit.run,
         "bench": bench.run,
         "plan": plan.run,
-        "transfer": transfer.run,
     }
-    if arguments.argument is not None:
-        flags["argument"] = arguments.argument
-    return commands[arguments.command](config, flags, shlex.join(["localgrad", *words]))
+    return commands[arguments.command](config, flags, typed)
