@@ -21,6 +21,7 @@ from localgrad.cli import main
 from localgrad.experiment.build import build
 from localgrad.experiment.config import build_config
 from localgrad.experiment.decoupling_file import FOLDER, for_data, label, names, read
+from localgrad.experiment.saved import load_run
 from localgrad.networks import resnet20, resnet32
 from localgrad.places import Place
 from published_table import TABLE
@@ -293,6 +294,8 @@ def test_train_by_a_file(found: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     given: dict[str, Any] = {"method.name": "auglocal", "method.depth": 1}
     assert train(tmp_path / "y", cuts="[1.1, 2.0, 2.2]", **given) == 0
     assert metrics(tmp_path / "x") == metrics(tmp_path / "y")
+    found.unlink()  # the run's folder holds its own
+    assert load_run(tmp_path / "x").experiment.learner.decoupling == FOUND
 
 
 def test_a_run_goes_on_with_the_blocks_that_it_began_with(
