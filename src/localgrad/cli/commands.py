@@ -55,13 +55,21 @@ COMMANDS = {
         "localgrad plan --network.name resnet20 --batch 128 --budget 64MiB --methods greedy",
         tuple(option for option in STEP if option != "activation_checkpoint"),  # it tries them
     ),
+    "transfer": Command(
+        "carry a decoupling over to another network: its cuts by stage, its heads by kind",
+        "localgrad transfer dgl-resnet32-k4 --network.name resnet56 --out dgl-resnet56-k4.yaml",
+        ("network", "granularity", "units", "ties", "device", "threads", "seed", "channels_last"),
+        "DECOUPLING",
+    ),
     "analyse": Command(
         "what trained runs learned: similarity, linear probes, early exits, gradients",
         "localgrad analyse runs/three/bp-s0 runs/three/greedy-s0",
         ("data.path", "out"),
         "RUN ...",
     ),
-    "list": Command("show the rules, networks and data sets", "localgrad list --json all.json", ()),
+    "list": Command(
+        "show the rules, networks, data sets and decouplings", "localgrad list --json all.json", ()
+    ),
 }
 
 
@@ -80,7 +88,7 @@ class Flag:
     value: str = "FILE"
 
 
-_CONFIGURED = ("train", "compare", "audit", "bench", "plan")
+_CONFIGURED = ("train", "compare", "audit", "bench", "plan", "transfer")
 _RUNS = ("train", "compare")
 _MADE_UP = ("bench", "plan")  # they need no data set
 
@@ -90,13 +98,14 @@ FLAGS = {
     "print_config": Flag("show the whole tree of options and stop", _CONFIGURED),
     "input": Flag(
         "shape of one input, such as 3x224x224, or 1024 for tokens; default: what the network says",
-        _MADE_UP,
+        (*_MADE_UP, "transfer"),
         "text",
         "SHAPE",
     ),
-    "batch": Flag("inputs a step", _MADE_UP, "text", "N"),
+    "batch": Flag("inputs a step", (*_MADE_UP, "transfer"), "text", "N"),
     "blocks": Flag("numbers of blocks K to try, such as 4,16", _MADE_UP, "text", "K,..."),
-    "predict": Flag("memory and FLOPs alone, predicted: any batch, nothing is run", ("bench",)),
+    "predict": Flag("predict memory and FLOPs at any batch; nothing is run", ("bench", "transfer")),
+    "out": Flag("write the decoupling here, for train --decoupling", ("transfer",), "file"),
     "budget": Flag("memory that a step may take, such as 8GiB", ("plan",), "text", "SIZE"),
     "devices": Flag("on paper, up to N devices, from unit times", ("plan",), "text", "N"),
     "micro_batches": Flag("with --devices: of GPipe and 1F1B [8,32]", ("plan",), "text", "M,..."),

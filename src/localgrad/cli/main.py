@@ -61,7 +61,7 @@ def _refuse(words: list[str], text: str) -> int:
 
 
 def _run(words: list[str]) -> int:
-    from localgrad.cli import analyse, audit, bench, compare, help, listing, plan, train
+    from localgrad.cli import analyse, audit, bench, compare, help, listing, plan, train, transfer
     from localgrad.cli.arguments import parse
     from localgrad.cli.commands import COMMANDS
     from localgrad.experiment.config import build_config, to_yaml
@@ -83,7 +83,8 @@ def _run(words: list[str]) -> int:
         return 0
     typed = shlex.join(["localgrad", *words])
     if arguments.operands:
-        return analyse.run(arguments.operands, config, flags, typed)
+        taking = {"analyse": analyse.run, "transfer": transfer.run}
+        return taking[arguments.command](arguments.operands, config, flags, typed)
     commands = {
         "train": train.run,
         "compare": compare.run,

@@ -159,6 +159,9 @@ class Config(_Section):
     cuts: list[str | int] | None = Field(
         None, description="last unit of each block but the final one: labels or numbers"
     )
+    decoupling: str | None = Field(
+        None, description="train, audit: file of finished blocks, or a shipped one, for a method"
+    )
     granularity: Literal["stage", "unit", "layer"] = Field(
         "unit", description="how finely the network is cut into units"
     )
@@ -222,6 +225,20 @@ class Config(_Section):
         return given
 
     @model_validator(mode="after")
+    def _finished(self) -> Config:
+        if self.decoupling is None:
+            return self
+        taken = [key for key in ("blocks", "cuts", "balance") if getattr(self, key) is not None]
+        if self.method != type(self).model_fields["method"].default:
+            taken.insert(0, "method")
+        if taken:
+            raise ValueError(
+                f"decoupling: {self.decoupling!r} has its heads and cuts: leave out "
+                f"{' and '.join(taken)}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _scaler_sees_all(self) -> Config:
         if self.precision == "fp16" and self.optimizer.update == "block":
             raise ValueError(
@@ -279,7 +296,7 @@ def sentence(error: Any, place: str = "") -> str:
         return f"{where} is missing"
     if error["type"] == "value_error":
         text = str(error["ctx"]["error"])
-        return text if text.startswith("unknown option") else f"{where}: {text}"
+        return f"{where}: {text}" if where and not text.startswith("unknown option") else text
     given = repr(error["input"])
     given = given if len(given) <= 60 else f"{given[:57]}..."
     if error["type"] in ("model_type", "model_attributes_type", "dict_type"):

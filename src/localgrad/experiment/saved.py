@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from localgrad.errors import LocalgradError
+from localgrad.experiment import decoupling_file
 from localgrad.experiment.build import Experiment, build
 from localgrad.experiment.config import Config, build_config, read_options
 from localgrad.experiment.folder import RunFolder
@@ -64,7 +65,8 @@ def load_run(path: Path, data_path: str | None = None) -> Saved:
     """
     config = read_run_config(path, data_path)
     folder = RunFolder(path)
-    experiment = build(config)
+    kept = None if config.decoupling is None else decoupling_file.read(path)
+    experiment = build(config, decoupling=kept)
     try:
         state = torch.load(folder.checkpoint, map_location=experiment.device, weights_only=True)
         experiment.learner.load_state_dict(state["learner"])
