@@ -138,7 +138,7 @@ class ParallelConfig(_Section):
     blocks: Count = Field(1, description="parts that the network's blocks are spread over")
     data: Count = Field(1, description="replicas of each part, each with rows of the batch")
     timeout: Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)] = Field(
-        30.0, description="seconds that a process waits for another before the run ends"
+        20.0, description="seconds that a process waits for another before the run ends"
     )
 
     @property

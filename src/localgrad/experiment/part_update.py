@@ -41,6 +41,7 @@ class PartUpdate(Update):
         optimizer: over the whole learner; the state of this part is taken over.
         position: what was counted before stays with the first process alone.
         batch: the blocks are divided among the parts by the time that they take for it.
+        steps_before: steps of the run that were done before, for messages.
     """
 
     def __init__(
@@ -51,11 +52,13 @@ class PartUpdate(Update):
         optimizer: torch.optim.Optimizer,
         position: Position,
         batch: tuple[Tensor, Tensor],
+        steps_before: int = 0,
     ) -> None:
         self.config, self.learner, self.device, self.mesh = config, learner, mesh.device, mesh
         seconds = seconds_of_groups(learner, *batch) if mesh.rank == 0 else []
         ends = by_time(mesh.gather(seconds)[0], mesh.blocks)
         self.part = ParallelLearner(learner, mesh, ends)
+        mesh.roll.progress = lambda: steps_before + self.part.steps_done
         self.optimizer = build_optimizer(config.optimizer, self.part.parameters())
         for parameter in self.part.parameters():
             if parameter in optimizer.state:
@@ -128,8 +131,12 @@ class PartUpdate(Update):
         position = self.combined(position)
         learner = gathered.state(self.part)
         optimizer = gathered.optimizer_state(self.part, self.optimizer)
-        if learner is not None and optimizer is not None:
-            checkpoint.write(path, {"learner": learner, "optimizer": optimizer}, position)
+
+        def write() -> None:
+            if learner is not None and optimizer is not None:
+                checkpoint.write(path, {"learner": learner, "optimizer": optimizer}, position)
+
+        self.mesh.roll.meanwhile(0, write)
 
     def backbone(self) -> dict[str, Tensor] | None:
         """Return the plain network's weights on rank 0."""
@@ -150,6 +157,10 @@ class PartUpdate(Update):
                 "idle_seconds": [idle for _, idle in told],
             }
         }
+
+    def all_stop(self) -> bool:
+        """Return whether every process stops at the same place, and they can save together."""
+        return self.mesh.roll.all_note("stops")
 
     def agreed(self, stop: Callable[[], bool]) -> Callable[[], bool]:
         """Return ``stop`` as all processes answer it, asked together every few steps."""
