@@ -1,10 +1,11 @@
 """A command line in several processes, as torchrun starts it: with a store that outlives them.
 
-Usage: parallel_training.py PROCESSES WHAT WORD..
+Reads cases from stdin, a list of ``{"size": processes, "what": WHAT, "words": [..]}``, and writes
+what came of each to stdout; all as JSON. The imports are paid for once.
 
 WHAT is ``RANK:HOW:BATCH``, what happens to a process after so many batches (a function below), or
-``stop:EPOCH``: all are interrupted after an epoch; ``-``: nothing. Ends with the processes' exit
-codes as JSON on stdout; -9 is a process that was killed.
+``stop:EPOCH``: all are interrupted after an epoch; or ``RANK:path:DIR``: it looks for data there;
+``-``: nothing. An exit code of -9 is that of a process that was killed.
 """
 
 from __future__ import annotations
@@ -14,23 +15,28 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import conftest  # noqa: F401  torchvision's wheel, before anything imports it
 
 # isort: split
+import sklearn.datasets  # noqa: F401  before the processes part
 import torch
+import transformers.models.gpt2  # noqa: F401
 from torch import distributed as dist
 
-import localgrad.cli.train  # noqa: F401  before the processes part
+import localgrad.cli.train  # noqa: F401
 from localgrad.cli import main
 from localgrad.experiment.checkpoint import Position
 from localgrad.experiment.loop import Watcher
-from localgrad.parallel import roll
+from localgrad.parallel import roll, voice
 
 LONGEST = 60.0  # seconds until what is left is killed
 roll.ANSWERS, roll.GRACE = 1.0, 1.0
+voice.ALIKE = 1.0
 
 
 def die() -> None:
@@ -105,22 +111,38 @@ def one_process(rank: int, size: int, port: int, what: str, words: list[str]) ->
     os._exit(code)
 
 
-if __name__ == "__main__":
-    size, what, *words = sys.argv[1:]
-    context = multiprocessing.get_context("fork")
+def run(case: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Run one case; return the exit codes, how many had to be killed, what was written."""
+    size, what = case["size"], case["what"]
+    # in this process, as torchrun's: it outlives the others
     store = dist.TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
-    processes = [
-        context.Process(target=one_process, args=(rank, int(size), store.port, what, words))
-        for rank in range(int(size))
-    ]
-    for process in processes:
-        process.start()
-    end = time.monotonic() + LONGEST
-    for process in processes:
-        process.join(max(0.0, end - time.monotonic()))
-    left = [process for process in processes if process.is_alive()]
-    for process in left:
-        process.kill()
-        process.join()
-    print(json.dumps({"codes": [process.exitcode for process in processes], "left": len(left)}))
-    sys.exit(max(abs(process.exitcode or 0) for process in processes))
+    with open(folder / "out", "wb") as out, open(folder / "err", "wb") as err:
+
+        def start(rank: int) -> None:
+            os.dup2(out.fileno(), 1)
+            os.dup2(err.fileno(), 2)
+            one_process(rank, size, store.port, what, case["words"])
+
+        context = multiprocessing.get_context("fork")
+        processes = [context.Process(target=start, args=(rank,)) for rank in range(size)]
+        for process in processes:
+            process.start()
+        end = time.monotonic() + LONGEST
+        for process in processes:
+            process.join(max(0.0, end - time.monotonic()))
+        left = [process for process in processes if process.is_alive()]
+        for process in left:
+            process.kill()
+            process.join()
+    return {
+        "codes": [process.exitcode for process in processes],
+        "left": len(left),
+        "out": (folder / "out").read_text(encoding="utf-8"),
+        "err": (folder / "err").read_text(encoding="utf-8"),
+    }
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        results = [run(case, Path(folder)) for case in json.load(sys.stdin)]
+    print(json.dumps(results))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-from pathlib import Path
+import os
+import socket
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from localgrad import LocalgradError
 from localgrad.parallel import voice
+from localgrad.parallel.mesh import Mesh
 from localgrad.parallel.notes import Notes
 from localgrad.parallel.roll import CLOSED, LATE, RankLostError, Roll
 from test_parallel_training import together
@@ -18,87 +20,105 @@ TWO = {"parallel.blocks": 2}
 FOUR = {"parallel.blocks": 2, "parallel.data": 2, "method.name": "greedy", "data.drop_last": "true"}
 
 
-def told(done: subprocess.CompletedProcess[str]) -> tuple[str, dict[str, Any]]:
-    """The one line of the run, and what became of the processes."""
-    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1, done.stderr
-    return lines[0], json.loads(done.stdout.splitlines()[-1])
+TEXT = {"data.name": "text", "data.path": "some.txt", "data.context": 8, "network.name": "gpt",
+        "network.layers": 3, "network.width": 8, "network.heads": 2, "ties": "untie"}  # fmt: skip
+#: processes, what happens, options: exit codes, the one line
+LOST: list[tuple[int, str, list[int], str]] = [
+    (2, "1:die:4", [2, -9], "rank 1 was lost after step {}: it closed the connection"),
+    (2, "0:die:4", [-9, 2], "rank 0 was lost after step {}: it closed the connection"),
+    (4, "3:die:3", [2, 2, 2, -9], "rank 3 was lost after step {}: it closed the connection"),
+    (4, "1:stop:3", [2, -9, 2, 2], "rank 1 was lost after step {}: it did not answer in time"),
+    (2, "1:sleep:3", [2, 2], "rank 1 was lost after step {}: it did not answer in time"),
+    (2, "1:no_memory:3", [2, 2], "rank 1: no room for 3 bytes: lower --batch_size, or cut into"),
+    (2, "0:diverge:2", [2, 2], "rank 0: the loss of block 0 is not finite in epoch 1, batch"),
+    (2, "1:fault:3", [2, 1], "rank 1: KeyError: 'a fault of the program'"),
+]
+REFUSED: list[tuple[str, dict[str, Any], str]] = [
+    ("-", {"parallel.blocks": 3}, "parallel.blocks 3 x parallel.data 1 = 3 processes, but 2 were"),
+    ("-", {"parallel.blocks": 1}, "torchrun has started 2 processes, but parallel.blocks x"),
+    ("-", {**TWO, "blocks": 1}, "2 parts, but backlink has 1 group of blocks that can be apart"),
+    ("-", {"parallel.data": 2, "data.limit": 83, "batch_size": 20}, "the last batch of 3 images"),
+    ("-", {"parallel.data": 2, "batch_size": 21}, "parallel: a batch_size of 21 does not divide"),
+    ("-", {**TWO, "blokcs": 3}, "unknown option --blokcs"),
+    ("1:path:none", {**TWO, **TEXT}, "rank 1: "),
+    ("1:path:longer", {**TWO, **TEXT}, "rank 1 differs from rank 0 in data (train_tokens) ("),
+    ("1:path:other", {**TWO, **TEXT}, "rank 1 differs from rank 0 in train tokens ("),
+]
 
 
-@pytest.mark.parametrize(
-    ("size", "what", "codes", "message"),
-    [
-        (2, "1:die:4", [2, -9], "error: rank 1 was lost after step {}: it closed the connection"),
-        (2, "0:die:4", [-9, 2], "error: rank 0 was lost after step {}: it closed the connection"),
-        (4, "3:die:3", [2, 2, 2, -9], "error: rank 3 was lost after step {}: it closed"),
-        (4, "1:stop:3", [2, -9, 2, 2], "error: rank 1 was lost after step {}: it did not answer"),
-        (2, "1:sleep:3", [2, 2], "error: rank 1 was lost after step {}: it did not answer in time"),
-        (2, "1:no_memory:3", [2, 2], "error: rank 1: no room for 3 bytes: lower --batch_size"),
-        (2, "0:diverge:2", [2, 2], "error: rank 0: the loss of block 0 is not finite in epoch 1"),
-        (2, "1:fault:3", [2, 1], "error: rank 1: KeyError: 'a fault of the program'"),
-    ],
-)  # fmt: skip
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, SimpleNamespace]:
+    """All of them, by what happens and what is expected."""
+    folder = tmp_path_factory.mktemp("failures")
+    texts = {"here": "some " * 300, "longer": "some " * 400, "other": "emos " * 300}
+    for name, content in texts.items():
+        (folder / name).mkdir()
+        (folder / name / "some.txt").write_text(content, encoding="utf-8")
+    cases: dict[str, tuple[int, str, dict[str, Any]]] = {}
+    for size, what, _, message in LOST:
+        waits = 2.0 if "stop" in what or "sleep" in what else 30.0
+        grid = TWO if size == 2 else FOUR
+        cases[what + message] = size, what, {**grid, "parallel.timeout": waits}
+    for what, changed, message in REFUSED:
+        cases[what + message] = 2, what.replace("path:", f"path:{folder}/"), changed
+    before = os.environ.get("LOCALGRAD_DATA")
+    os.environ["LOCALGRAD_DATA"] = str(folder / "here")
+    given = [
+        (size, what, {**changed, "out": folder / f"run{number}"}, [])
+        for number, (size, what, changed) in enumerate(cases.values())
+    ]
+    try:
+        found = together(*given)
+    finally:
+        os.environ.pop("LOCALGRAD_DATA")
+        if before is not None:
+            os.environ["LOCALGRAD_DATA"] = before
+    for number, run in enumerate(found):
+        run.folder = folder / f"run{number}"
+    return dict(zip(cases, found, strict=True))
+
+
+def the_line(run: SimpleNamespace) -> str:
+    lines = [line for line in run.err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, run.err
+    return lines[0].removeprefix("error: ")
+
+
+@pytest.mark.parametrize(("size", "what", "codes", "message"), LOST)
 def test_one_process_says_which_one_was_lost(
-    size: int, what: str, codes: list[int], message: str, tmp_path: Path
+    size: int, what: str, codes: list[int], message: str, runs: dict[str, SimpleNamespace]
 ) -> None:
-    grid = TWO if size == 2 else FOUR
-    waits = 2.0 if "stop" in what or "sleep" in what else 30.0
-    done = together(size, tmp_path / "run", what=what, **grid, **{"parallel.timeout": waits})
-    line, found = told(done)
+    run = runs[what + message]
+    line = the_line(run)
     after = int(what.rpartition(":")[2])
     # a neighbour may be a step ahead of what is lost, or one behind
-    starts = [message.format(step) for step in range(after - 1, after + 3)]
+    starts = [message.format(step) for step in range(after - 2, after + 3)]
     assert any(line.startswith(start) for start in starts), line
-    assert found == {"codes": codes, "left": 0}
-    assert ("Traceback" in done.stderr) == ("fault" in what)
-    assert not (tmp_path / "run" / "summary.json").exists()
+    assert (run.codes, run.left) == (codes, 0)
+    assert ("Traceback" in run.err) == ("fault" in what)
+    assert not (run.folder / "summary.json").exists()
 
 
-@pytest.mark.parametrize(
-    ("changed", "message"),
-    [
-        ({"parallel.blocks": 3}, "parallel.blocks 3 x parallel.data 1 = 3 processes, but"),
-        ({"parallel.blocks": 1}, "torchrun has started 2 processes, but parallel.blocks"),
-        ({**TWO, "blocks": 1}, "2 parts, but backlink has 1 group of blocks that can be"),
-        ({"parallel.data": 2, "data.limit": 83, "batch_size": 20}, "the last batch of 3"),
-        ({"parallel.data": 2, "batch_size": 21}, "a batch_size of 21 does not divide among"),
-        ({**TWO, "blokcs": 3}, "unknown option 'blokcs'"),
-    ],
-)  # fmt: skip
-def test_what_cannot_begin(changed: dict[str, Any], message: str, tmp_path: Path) -> None:
-    done = together(2, tmp_path / "run", **changed)
-    line, found = told(done)
-    assert line.startswith("error: ")
-    assert message in line
-    assert found == {"codes": [2, 2], "left": 0}
-    assert "Traceback" not in done.stderr
-    assert not (tmp_path / "run").exists()
-
-
-TEXT = {"data.name": "text", "data.path": "some.txt", "data.context": 8, "network.name": "gpt",
-        "network.layers": 3, "network.width": 8, "network.heads": 2}  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (None, "error: rank 1: "),
-        ("other " * 200, "error: rank 1 differs from rank 0 in number of train inputs ("),
-        ("Some " * 300, "error: rank 1 differs from rank 0 in train tokens ("),
-    ],
-)
-def test_a_process_without_the_data(
-    text: str | None, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("what", "changed", "message"), REFUSED)
+def test_one_process_says_what_cannot_be(
+    what: str, changed: dict[str, Any], message: str, runs: dict[str, SimpleNamespace]
 ) -> None:
-    for name, content in (("here", "some " * 300), ("there", text)):
-        (tmp_path / name).mkdir()
-        if content is not None:
-            (tmp_path / name / "some.txt").write_text(content, encoding="utf-8")
-    monkeypatch.setenv("LOCALGRAD_DATA", str(tmp_path / "here"))
-    what = f"1:path:{tmp_path / 'there'}"
-    line, found = told(together(2, tmp_path / "run", what=what, **TWO, **TEXT))
-    assert line.startswith(message)
-    assert found == {"codes": [2, 2], "left": 0}
+    run = runs[what + message]
+    assert the_line(run).removeprefix(": ").startswith(message)
+    assert (run.codes, run.left) == ([2, 2], 0)
+    assert "Traceback" not in run.err
+    assert not run.folder.exists()
+
+
+def test_a_port_that_is_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
+                            "MASTER_PORT": str(other.getsockname()[1])}.items():  # fmt: skip
+            monkeypatch.setenv(name, value)
+        with pytest.raises(LocalgradError, match=r"cannot be reached: .*; is the port in use, or"):
+            Mesh.start(2, 1, "cpu", timeout=1)
 
 
 # --- the roll, without processes

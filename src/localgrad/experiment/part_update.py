@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ from localgrad.experiment.schedule import build_optimizer
 from localgrad.experiment.update import Update
 from localgrad.learner import StepOutput
 from localgrad.parallel import gathered
-from localgrad.parallel.division import by_time, seconds_of_groups
+from localgrad.parallel.division import at_work
 from localgrad.parallel.mesh import Mesh
+from localgrad.parallel.part_memory import part_memory
 from localgrad.parallel.pipeline import ParallelLearner
 from localgrad.parallel.replicas import rows
+from localgrad.sizes import read_bytes
 
 ASK_EVERY = 50  # steps between looks whether a process was asked to stop: all stop together
 
@@ -55,9 +58,7 @@ class PartUpdate(Update):
         steps_before: int = 0,
     ) -> None:
         self.config, self.learner, self.device, self.mesh = config, learner, mesh.device, mesh
-        seconds = seconds_of_groups(learner, *batch) if mesh.rank == 0 else []
-        ends = by_time(mesh.gather(seconds)[0], mesh.blocks)
-        self.part = ParallelLearner(learner, mesh, ends)
+        self.part = ParallelLearner(learner, mesh, self._ends(learner, batch))
         mesh.roll.progress = lambda: steps_before + self.part.steps_done
         self.optimizer = build_optimizer(config.optimizer, self.part.parameters())
         for parameter in self.part.parameters():
@@ -70,6 +71,17 @@ class PartUpdate(Update):
         self._first = self.part.groups[0].stages[0].index
         if mesh.rank != 0:
             position.correct, position.losses = 0.0, [0.0] * self._losses
+
+    def _ends(self, learner: LocalLearner, batch: tuple[Tensor, Tensor]) -> tuple[int, ...]:
+        """Return where the parts end: by time with all at work, within the memory of each."""
+        config, mesh = self.config, self.mesh
+        memory = limit = None
+        if config.parallel.memory is not None:
+            limit = read_bytes(config.parallel.memory)
+            make = partial(build_optimizer, config.optimizer)
+            memory = part_memory(learner, *rows(mesh, *batch), make, config.precision)
+        with autocast(self.device, config.precision):
+            return at_work(learner, mesh, *batch, memory, limit)
 
     def over(self, batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the batches, each while the input of the one after it is known."""

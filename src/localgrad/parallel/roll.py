@@ -87,10 +87,8 @@ class Roll:
     def waiting(self) -> Iterator[None]:
         """Whoever asks meanwhile is told that this process waits for others."""
         self._waits = True
-        try:
-            yield
-        finally:
-            self._waits = False
+        yield
+        self._waits = False  # whose wait was in vain waits on
 
     def meanwhile(self, rank: int, does: Callable[[], None]) -> None:
         """Let one process do something; the others wait for it, as long as it is there.

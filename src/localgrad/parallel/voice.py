@@ -9,7 +9,7 @@ from torch import distributed as dist
 
 from localgrad.parallel.notes import Notes
 
-ALIKE = 1.0  # seconds in which the others may say the same
+ALIKE = 3.0  # seconds in which the others may say the same
 
 
 def to_be_said(text: str, own: bool = True) -> str | None:
