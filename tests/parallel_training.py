@@ -25,10 +25,12 @@ import conftest  # noqa: F401  torchvision's wheel, before anything imports it
 # isort: split
 import sklearn.datasets  # noqa: F401  before the processes part
 import torch
+import torch._dynamo
 import transformers.models.gpt2  # noqa: F401
 from torch import distributed as dist
 
 import localgrad.cli.train  # noqa: F401
+from localgrad import LocalgradError
 from localgrad.cli import main
 from localgrad.experiment.checkpoint import Position
 from localgrad.experiment.loop import Watcher
@@ -60,13 +62,11 @@ def fault() -> None:
     raise KeyError("a fault of the program")
 
 
-def diverge() -> None:
-    for parameter in _parameters:
-        parameter.data.fill_(float("nan"))
+def refuse() -> None:
+    raise LocalgradError("an image cannot be read")
 
 
-_parameters: list[Any] = []
-HOW = {f.__name__: f for f in (die, stop, sleep, no_memory, fault, diverge)}
+HOW = {f.__name__: f for f in (die, stop, sleep, no_memory, fault, refuse)}
 
 
 def disturb(rank: int, what: str) -> None:

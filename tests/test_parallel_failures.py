@@ -30,7 +30,7 @@ LOST: list[tuple[int, str, list[int], str]] = [
     (4, "1:stop:3", [2, -9, 2, 2], "rank 1 was lost after step {}: it did not answer in time"),
     (2, "1:sleep:3", [2, 2], "rank 1 was lost after step {}: it did not answer in time"),
     (2, "1:no_memory:3", [2, 2], "rank 1: no room for 3 bytes: lower --batch_size, or cut into"),
-    (2, "0:diverge:2", [2, 2], "rank 0: the loss of block 0 is not finite in epoch 1, batch"),
+    (2, "0:refuse:2", [2, 2], "rank 0: an image cannot be read"),
     (2, "1:fault:3", [2, 1], "rank 1: KeyError: 'a fault of the program'"),
 ]
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
@@ -39,6 +39,11 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("-", {**TWO, "blocks": 1}, "2 parts, but backlink has 1 group of blocks that can be apart"),
     ("-", {"parallel.data": 2, "data.limit": 83, "batch_size": 20}, "the last batch of 3 images"),
     ("-", {"parallel.data": 2, "batch_size": 21}, "parallel: a batch_size of 21 does not divide"),
+    (
+        "-",
+        {**TWO, "parallel.memory": "1KiB"},
+        "3 groups of blocks do not fit on 2 ranks of",
+    ),
     ("-", {**TWO, "blokcs": 3}, "unknown option --blokcs"),
     ("1:path:none", {**TWO, **TEXT}, "rank 1: "),
     ("1:path:longer", {**TWO, **TEXT}, "rank 1 differs from rank 0 in data (train_tokens) ("),
@@ -56,7 +61,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, SimpleNamespace]
         (folder / name / "some.txt").write_text(content, encoding="utf-8")
     cases: dict[str, tuple[int, str, dict[str, Any]]] = {}
     for size, what, _, message in LOST:
-        waits = 2.0 if "stop" in what or "sleep" in what else 30.0
+        waits = 6.0 if "stop" in what or "sleep" in what else 30.0
         grid = TWO if size == 2 else FOUR
         cases[what + message] = size, what, {**grid, "parallel.timeout": waits}
     for what, changed, message in REFUSED:

@@ -17,7 +17,7 @@ from localgrad.experiment.checkpoint import Position
 from localgrad.experiment.compiling import compile_steps
 from localgrad.experiment.cost import first_batch, measure_cost
 from localgrad.experiment.folder import RunFolder
-from localgrad.experiment.part_update import PartUpdate
+from localgrad.experiment.part_update import PartUpdate, divided
 from localgrad.experiment.results import summarise, tested, write_model
 from localgrad.experiment.same_data import same_data
 from localgrad.experiment.schedule import learning_rate
@@ -85,6 +85,7 @@ def train(
     reach = None if going_on else _audited(experiment)
     if mesh is not None:
         same_data(mesh, experiment.data)  # and all have looked at the folder before one writes
+        ends = divided(config, learner, mesh, first_batch(experiment))
     compiled = compile_steps(experiment, learner)
     if compiled is not None:
         watcher.compiled(compiled)
@@ -105,9 +106,8 @@ def train(
         folder.write_json("environment.json", about)
         folder.write_json("reach.json", reach.to_dict())
     if mesh is not None:
-        batch = first_batch(experiment)
         done = position.epoch * len(experiment.train) + position.batch
-        update = PartUpdate(config, learner, mesh, update.optimizer, position, batch, done)
+        update = PartUpdate(config, learner, mesh, update.optimizer, position, ends, done)
         stop = update.agreed(stop)
 
     def save() -> None:

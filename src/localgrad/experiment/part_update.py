@@ -30,6 +30,23 @@ from localgrad.sizes import read_bytes
 ASK_EVERY = 50  # steps between looks whether a process was asked to stop: all stop together
 
 
+def divided(
+    config: Config, learner: LocalLearner, mesh: Mesh, batch: tuple[Tensor, Tensor]
+) -> tuple[int, ...]:
+    """Return where the parts end: by time with all at work, within the memory of each.
+
+    Raises:
+        LocalgradError: more parts than groups of blocks, or they need more memory than is allowed.
+    """
+    memory = limit = None
+    if config.parallel.memory is not None:
+        limit = read_bytes(config.parallel.memory)
+        make = partial(build_optimizer, config.optimizer)
+        memory = part_memory(learner, *rows(mesh, *batch), make, config.precision)
+    with autocast(mesh.device, config.precision):
+        return at_work(learner, mesh, *batch, memory, limit)
+
+
 class PartUpdate(Update):
     """As :class:`Update`, over the part of the learner that this process holds.
 
@@ -43,7 +60,7 @@ class PartUpdate(Update):
         mesh: the processes.
         optimizer: over the whole learner; the state of this part is taken over.
         position: what was counted before stays with the first process alone.
-        batch: the blocks are divided among the parts by the time that they take for it.
+        ends: end of each part, as :func:`divided` finds them.
         steps_before: steps of the run that were done before, for messages.
     """
 
@@ -54,11 +71,11 @@ class PartUpdate(Update):
         mesh: Mesh,
         optimizer: torch.optim.Optimizer,
         position: Position,
-        batch: tuple[Tensor, Tensor],
+        ends: tuple[int, ...],
         steps_before: int = 0,
     ) -> None:
         self.config, self.learner, self.device, self.mesh = config, learner, mesh.device, mesh
-        self.part = ParallelLearner(learner, mesh, self._ends(learner, batch))
+        self.part = ParallelLearner(learner, mesh, ends)
         mesh.roll.progress = lambda: steps_before + self.part.steps_done
         self.optimizer = build_optimizer(config.optimizer, self.part.parameters())
         for parameter in self.part.parameters():
@@ -71,17 +88,6 @@ class PartUpdate(Update):
         self._first = self.part.groups[0].stages[0].index
         if mesh.rank != 0:
             position.correct, position.losses = 0.0, [0.0] * self._losses
-
-    def _ends(self, learner: LocalLearner, batch: tuple[Tensor, Tensor]) -> tuple[int, ...]:
-        """Return where the parts end: by time with all at work, within the memory of each."""
-        config, mesh = self.config, self.mesh
-        memory = limit = None
-        if config.parallel.memory is not None:
-            limit = read_bytes(config.parallel.memory)
-            make = partial(build_optimizer, config.optimizer)
-            memory = part_memory(learner, *rows(mesh, *batch), make, config.precision)
-        with autocast(self.device, config.precision):
-            return at_work(learner, mesh, *batch, memory, limit)
 
     def over(self, batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the batches, each while the input of the one after it is known."""

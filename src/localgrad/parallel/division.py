@@ -25,6 +25,7 @@ from localgrad.parallel.assignment import by_time
 from localgrad.parallel.mesh import Mesh
 from localgrad.parallel.part_memory import Bytes
 from localgrad.parallel.replicas import rows
+from localgrad.parallel.share import check_parts
 from localgrad.step_walk import StepWalk
 
 __all__ = ["at_work", "by_time", "seconds_of_groups", "settled"]
@@ -147,11 +148,10 @@ def at_work(
         limit: bytes that a part may take.
 
     Raises:
-        LocalgradError: there are gradients, which would be lost; or no division keeps to the limit.
+        LocalgradError: more parts than groups; gradients, which would be lost; or no division
+            keeps to the limit.
     """
-    groups = len(learner._groups)
-    if mesh.blocks > groups:  # refused where parts are taken
-        return tuple(range(1, mesh.blocks + 1))
+    check_parts(learner, mesh.blocks)
     x, y = rows(mesh, x, y)
     seconds = seconds_of_groups(learner, x, y) if mesh.rank == 0 else []
     seconds = mesh.gather(seconds)[0]
