@@ -32,7 +32,8 @@ def say(text: str, own: bool = True, more: str = "") -> None:
 
 def end_now(text: str) -> None:
     """End this process and those that it has started; its main thread cannot do it any more."""
-    say(text, own=False)
+    if text:
+        say(text, own=False)
     _leave(MISTAKE)
 
 

@@ -44,7 +44,7 @@ class Roll:
 
     Attributes:
         progress: returns the number of steps done.
-        ends: ends the process, told why; None: nothing but exceptions end it.
+        ends: ends the process, told why ("": silently); None: nothing but exceptions end it.
         asked: set where a signal asked this process to end, as the launcher does where one is lost.
     """
 
@@ -194,7 +194,9 @@ class Roll:
                 self._look(notes)
             except RuntimeError:
                 if not self._left.is_set() and self.ends is not None:
-                    self.ends("the launcher, or the process that held its store, is gone")
+                    # nothing is left to settle by who speaks: the first one of each machine does
+                    first = os.environ.get("LOCAL_RANK", "0") == "0"
+                    self.ends("torchrun, which held the store, is gone" if first else "")
                 return
 
     def _look(self, notes: Notes) -> None:
