@@ -17,6 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from parallel_step import table as parallel
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 DOCUMENTS = (
@@ -454,6 +456,29 @@ def prediction_table() -> str:
     )
 
 
+def freed_memory_table() -> str:
+    """A step where freed memory is kept, beside one where it goes back to the kernel."""
+    found = read("freed-memory-cpu")
+    header = ["rule", "K", "given back, s", "of it in the kernel", "kept, s", "kept ÷ given back",
+              "page faults a step", "kept", "resident MiB", "kept"]  # fmt: skip
+    rows = []
+    for row in found["rows"]:
+        back, kept = row["given_back"], row["kept"]
+        rows.append([
+            row["rule"], str(row["blocks"]), f"{back['seconds']:.2f}",
+            f"{back['kernel_seconds']:.2f}", f"{kept['seconds']:.2f}",
+            f"{row['ratio']['mean']:.2f} ± {row['ratio']['std']:.2f}",
+            *(f"{side['page_faults']:,.0f}" for side in (back, kept)),
+            *(f"{side['resident_bytes'] / 2**20:,.0f}" for side in (back, kept)),
+        ])  # fmt: skip
+    table = markdown(header, rows)
+    return (
+        f"{table}\n\n{found['network']}, batch {found['batch']}, channels-last; "
+        f"{found['n']} pairs of processes of {found['steps']} steps; {found['hardware']}, "
+        f"torch {found['versions']['torch']}; {found['date'][:10]}."
+    )
+
+
 def compiled_table() -> str:
     """Compiled steps beside plain ones."""
     layouts = [f"compiled-{layout}-cpu" for layout in ("channels_last", "contiguous_format")]
@@ -649,6 +674,25 @@ def kills_table() -> str:
     )
 
 
+def parallel_result() -> Row | None:
+    """Return what benchmarks/cpu/parallel.py found; None where it has not run."""
+    return read("parallel") if (RESULTS / "parallel.json").exists() else None
+
+
+def parallel_table(part: str) -> str:
+    """Local learning beside DDP and pipelines, in two processes."""
+    found = parallel_result()
+    if found is None:
+        return "Not measured yet: `python benchmarks/cpu/parallel.py`."
+    header, rows, note = parallel.PARTS[part](found)
+    return f"{markdown(header, rows)}\n\n{note}"
+
+
+def parallel_summary() -> str:
+    found = parallel_result()
+    return "Not measured yet." if found is None else parallel.summary(found)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "summary": summary_table,
     "cifar10-resnet20-k4": lambda: accuracy_table("cifar10-resnet20-k4"),
@@ -664,11 +708,14 @@ TABLES: dict[str, Callable[[], str]] = {
     "overhead": overhead_table,
     "prediction": prediction_table,
     "compiled": compiled_table,
+    "freed-memory": freed_memory_table,
     "budget": budget_table,
     "devices": devices_table,
     "devices-memory": devices_memory_table,
     "devices-by-hand": devices_by_hand,
     "kills": kills_table,
+    "parallel-summary": parallel_summary,
+    **{f"parallel{part}": partial(parallel_table, part) for part in parallel.PARTS},
     **{f"bench-{case}": partial(bench_table, case) for case in STEPS},
 }
 PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)

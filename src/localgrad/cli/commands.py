@@ -12,11 +12,13 @@ class Command:
 
     Attributes:
         options: the options of the config that it reads, or their sections; None for all.
+        operands: what it takes besides, as the help calls it; empty for nothing.
     """
 
     text: str
     example: str
     options: tuple[str, ...] | None = None
+    operands: str = ""
 
     def reads(self, key: str) -> bool:
         """Whether a dotted option of the config makes a difference here."""
@@ -52,6 +54,12 @@ COMMANDS = {
         "predict what each way of training takes: choose for a budget, or for many devices",
         "localgrad plan --network.name resnet20 --batch 128 --budget 64MiB --methods greedy",
         tuple(option for option in STEP if option != "activation_checkpoint"),  # it tries them
+    ),
+    "analyse": Command(
+        "what trained runs learned: similarity, linear probes, early exits, gradients",
+        "localgrad analyse runs/three/bp-s0 runs/three/greedy-s0",
+        ("data.path", "out"),
+        "RUN ...",
     ),
     "list": Command("show the rules, networks and data sets", "localgrad list --json all.json", ()),
 }
@@ -95,13 +103,15 @@ FLAGS = {
     "bandwidth": Flag(
         "with --devices: bytes/s between neighbours [1.25GB]", ("plan",), "text", "SIZE"
     ),
+    "inputs": Flag("images for CKA, and of each part for probes [2000]", ("analyse",), "text", "N"),
+    "no_probes": Flag("leave the linear probes out", ("analyse",)),
     "measure": Flag("also time what is proposed, on this device", ("plan",)),
     "largest": Flag("also find the largest batch of every option", ("plan",)),
     "seconds": Flag("stop after so long [300]", ("plan",), "text", "N"),
     "resume": Flag("go on where --out stopped; start it if there is nothing yet", _RUNS),
     "json": Flag("also write what is printed as JSON", tuple(COMMANDS), "file"),
     "plot": Flag("also draw a figure: .svg or .png (audit: .svg)", ("audit", "bench"), "file"),
-    "quiet": Flag("no progress", (*_RUNS, *_MADE_UP)),
+    "quiet": Flag("no progress", (*_RUNS, *_MADE_UP, "analyse")),
     "debug": Flag("show the traceback of an error", tuple(COMMANDS)),
     "help": Flag("show this and stop", tuple(COMMANDS)),
 }

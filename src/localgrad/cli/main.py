@@ -84,7 +84,7 @@ def _fault(error: Exception) -> int:
 
 
 def _run(words: list[str]) -> int:
-    from localgrad.cli import audit, bench, compare, help, listing, plan, train
+    from localgrad.cli import analyse, audit, bench, compare, help, listing, plan, train
     from localgrad.cli.arguments import parse
     from localgrad.cli.commands import COMMANDS
     from localgrad.experiment.config import build_config, to_yaml
@@ -104,6 +104,9 @@ def _run(words: list[str]) -> int:
     if "print_config" in flags:
         print(to_yaml(config), end="")
         return 0
+    typed = shlex.join(["localgrad", *words])
+    if arguments.operands:
+        return analyse.run(arguments.operands, config, flags, typed)
     commands = {
         "train": train.run,
         "compare": compare.run,
@@ -111,4 +114,4 @@ def _run(words: list[str]) -> int:
         "bench": bench.run,
         "plan": plan.run,
     }
-    return commands[arguments.command](config, flags, shlex.join(["localgrad", *words]))
+    return commands[arguments.command](config, flags, typed)
