@@ -20,6 +20,7 @@ from localgrad.experiment.update import Update
 from localgrad.learner import StepOutput
 from localgrad.parallel import gathered
 from localgrad.parallel.division import by_time, seconds_of_groups
+from localgrad.parallel.late import put_back, waiting_gradients
 from localgrad.parallel.mesh import Mesh
 from localgrad.parallel.pipeline import ParallelLearner
 from localgrad.parallel.replicas import rows
@@ -53,9 +54,17 @@ class PartUpdate(Update):
         batch: tuple[Tensor, Tensor],
     ) -> None:
         self.config, self.learner, self.device, self.mesh = config, learner, mesh.device, mesh
+        late = waiting_gradients(learner.named_parameters())
+        learner.zero_grad()
         seconds = seconds_of_groups(learner, *batch) if mesh.rank == 0 else []
         ends = by_time(mesh.gather(seconds)[0], mesh.blocks)
-        self.part = ParallelLearner(learner, mesh, ends)
+        late_links = config.parallel.late_links
+        if position.late_links is not None:
+            late_links = position.late_links
+        self.part = ParallelLearner(learner, mesh, ends, late_links=late_links)
+        if config.parallel.late_links is True:
+            position.late_links = list(self.part.late_blocks)
+        put_back(self.part.named_parameters(), late)
         self.optimizer = build_optimizer(config.optimizer, self.part.parameters())
         for parameter in self.part.parameters():
             if parameter in optimizer.state:
@@ -128,8 +137,10 @@ class PartUpdate(Update):
         position = self.combined(position)
         learner = gathered.state(self.part)
         optimizer = gathered.optimizer_state(self.part, self.optimizer)
+        late = gathered.late_gradients(self.part)
         if learner is not None and optimizer is not None:
-            checkpoint.write(path, {"learner": learner, "optimizer": optimizer}, position)
+            state = {"learner": learner, "optimizer": optimizer, **({"late": late} if late else {})}
+            checkpoint.write(path, state, position)
 
     def backbone(self) -> dict[str, Tensor] | None:
         """Return the plain network's weights on rank 0."""
@@ -146,6 +157,7 @@ class PartUpdate(Update):
             "parallel": {
                 "blocks": self.mesh.blocks,
                 "data": self.mesh.data,
+                "late_links": list(self.part.late_blocks),
                 "sent_bytes": [sent for sent, _ in told],
                 "idle_seconds": [idle for _, idle in told],
             }
