@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from command import error_line, read
+from command import error_line, metrics, read
 from localgrad.experiment.loop import Watcher
 from test_parallel_training import assert_same_run, together, train
 
@@ -27,20 +27,6 @@ def waiting(folder: Path) -> dict[str, torch.Tensor]:
     return found
 
 
-def test_several_processes_and_their_resumption(alone: Path, tmp_path: Path) -> None:
-    done = together(2, tmp_path / "run", epochs=1, **LATE, **{"parallel.blocks": 2})
-    assert done.returncode == 130, done.stderr
-    assert waiting(tmp_path / "run")
-    done = together(3, tmp_path / "run", "--resume", **LATE, **{"parallel.blocks": 3})
-    assert done.returncode == 0, done.stderr
-    assert_same_run(tmp_path / "run", alone)
-    own, wanted = waiting(tmp_path / "run"), waiting(alone)
-    assert own.keys() == wanted.keys()
-    assert own
-    assert all(torch.equal(own[name], gradient) for name, gradient in wanted.items())
-    assert read(tmp_path / "run" / "summary.json")["parallel"]["late_links"] == [0, 1]
-
-
 def test_a_stop_in_the_middle_changes_no_bit(
     alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -57,20 +43,24 @@ def test_a_stop_in_the_middle_changes_no_bit(
     assert_same_run(tmp_path / "run", alone)
 
 
-def test_links_between_parts_stay_late_where_they_were(tmp_path: Path) -> None:
+def test_several_processes_and_their_resumption(tmp_path: Path) -> None:
     """Parts end where measured times say: a run goes on with the links that it began with."""
     true = {"parallel.late_links": "true"}
     done = together(2, tmp_path / "run", epochs=1, **true, **{"parallel.blocks": 2})
     assert done.returncode == 130, done.stderr
+    assert waiting(tmp_path / "run")
     state = torch.load(tmp_path / "run" / "checkpoint" / "last.pt")
     (late,) = state["position"]["late_links"]
     done = together(3, tmp_path / "run", "--resume", **true, **{"parallel.blocks": 3})
     assert done.returncode == 0, done.stderr
     assert read(tmp_path / "run" / "summary.json")["parallel"]["late_links"] == [late]
-    named = {"parallel.late_links": f"[{late}]"}
-    assert train(tmp_path / "alone", **named) == 0
+    assert train(tmp_path / "alone", **{"parallel.late_links": f"[{late}]"}) == 0
     model = "model.safetensors"
     assert (tmp_path / "run" / model).read_bytes() == (tmp_path / "alone" / model).read_bytes()
+    assert metrics(tmp_path / "run") == metrics(tmp_path / "alone")
+    own, wanted = waiting(tmp_path / "run"), waiting(tmp_path / "alone")
+    assert own.keys() == wanted.keys()
+    assert all(torch.equal(own[name], gradient) for name, gradient in wanted.items())
 
 
 @pytest.mark.parametrize(
