@@ -31,11 +31,11 @@ from torch import Tensor, nn
 from localgrad import block_updates
 from localgrad.block_updates import BlockUpdates
 from localgrad.errors import LocalgradError
-from localgrad.lanes import OneLane
 from localgrad.learner import LocalLearner
 from localgrad.losses import logits_of
 from localgrad.parallel import share as share_room
 from localgrad.parallel.agreement import same_batch, same_learner
+from localgrad.parallel.doors import Doors
 from localgrad.parallel.late import drained, mark
 from localgrad.parallel.mesh import Mesh
 from localgrad.parallel.messages import Incoming, Outgoing, Waits
@@ -53,66 +53,6 @@ class PartOutput(NamedTuple):
 
     logits: Tensor | None
     losses: list[Tensor]
-
-
-class _Doors(OneLane):
-    """What a step's borders lead to, where they lead out of the process.
-
-    Args:
-        learner: whose step it is.
-        key: of its batch.
-        step: its number.
-    """
-
-    def __init__(self, learner: ParallelLearner, key: Any, step: int) -> None:
-        self._learner, self._key, self._step = learner, key, step
-        self._last = len(learner.groups) - 1
-
-    def take_on(self, group: int) -> None:
-        """The last group's weights have to be those of this step before its forward."""
-        if group == self._last:
-            self._learner.settle()
-        self.note("forward", group)
-
-    def hand_on(self, group: int, border: Tensor) -> None:
-        """Send the last group's border on; let the error for it come."""
-        if group == self._last and not self._learner.mesh.last:
-            self.note("send", group, "border", +1)
-            self._learner.onward.send(border, self._key)
-            if self._learner.groups[group].linked and not self._learner.groups[group].late:
-                self._learner.errors.begin(self._key)
-
-    def taken(self, group: int) -> None:
-        """The group's own backward is next."""
-        self.note("local", group)
-
-    def hand_back(self, group: int, error: Tensor | None) -> None:
-        """Send the first group's error to the process before."""
-        if group == 0 and not self._learner.mesh.first:
-            self.note("send", group, "error", -1)
-            self._learner.backward_errors.send(error, self._key)
-
-    def take_back(self, group: int, error: Tensor | None) -> Tensor | None:
-        """Receive the error for the last group."""
-        if group == self._last and not self._learner.mesh.last:
-            self.note("receive", group + 1, "error", +1)
-            error = self._learner.errors.take(self._key)
-        self.note("link", group)
-        return error
-
-    def updated(self, group: int) -> None:
-        """The group's gradients are those of all replicas, and its update is done."""
-        if self._learner.mesh.data > 1:
-            self.note("reduce", group)
-        self.note("step", group)
-
-    def note(self, kind: str, group: int, what: str | None = None, to: int = 0) -> None:
-        """Keep an action where that is asked for; ``to`` is +1 for the part after, -1 before."""
-        actions = self._learner.actions
-        if actions is not None:
-            block = self._learner.first_block + group
-            peer = None if what is None else self._learner.mesh.part + to
-            actions.append(Action(kind, block, self._step, what=what, peer=peer))
 
 
 class ParallelLearner:
@@ -145,8 +85,7 @@ class ParallelLearner:
         late_links: bool | Collection[int] = False,
         record: bool = False,
     ) -> None:
-        same_learner(mesh, learner, ends)
-        mesh.agree({"late_links": str(late_links)}, "give every process the same late_links")
+        same_learner(mesh, learner, ends, late_links)
         self.learner, self.mesh = learner, mesh
         self.share = share_room.take(learner, mesh.blocks, mesh.part, ends)
         self.groups = self.share.groups
@@ -253,7 +192,7 @@ class ParallelLearner:
         if update is not None:
             reduce = None if self._replicas is None else self._replicas.average
             updates = BlockUpdates(update, self._due, reduce)
-        doors = _Doors(self, key, self._steps_begun)
+        doors = Doors(self, key, self._steps_begun)
         self._steps_begun += 1
         if len(self.groups) == 1:
             self.settle()  # before the wait for a border that cannot be worked on until then
