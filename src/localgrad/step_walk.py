@@ -128,9 +128,12 @@ class StepWalk:
             self._wait(waiting)
             self.open, self._ready = self._ready, None
 
-    def close(self) -> None:
-        """Take the error for the walk that is open, and end the step."""
+    def close(self, error: Tensor | None = None) -> None:
+        """End the step with the error for the walk that is open, or the one that lanes receive."""
+        assert self.open is not None
+        self.open.error = error
         self._ready, self.open = self.open, None
+        del error
         self._link()
 
     def _wait(self, waiting: Waiting) -> None:
