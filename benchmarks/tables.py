@@ -634,6 +634,51 @@ def devices_by_hand() -> str:
     )
 
 
+KILLS = {
+    "training": "killed in training",
+    "checkpoint": "killed while a checkpoint was written",
+    "stop": "stopped, so that it hangs",
+}
+
+
+def kills_table() -> str:
+    """What became of runs of which a process was killed or stopped."""
+    if not (RESULTS / "kills.json").exists():
+        return "Not measured yet: `python benchmarks/cpu/kills.py`."
+    grids = read("kills")["grids"]
+    lines = []
+    for found in grids:
+        grid = found["grid"]
+        for kind, title in KILLS.items():
+            rows = [row for row in found["rows"] if row["kind"] == kind]
+            if not rows:
+                continue
+            ends = [row["ended_seconds"] for row in rows]
+            right = sum(row["messages"] == 1 and row["named"] for row in rows)
+            lines.append(
+                [
+                    f"{grid['blocks']} x {grid['data']}",
+                    title,
+                    str(len(rows)),
+                    f"{statistics.mean(ends):.1f} ({max(ends):.1f})",
+                    f"{right} of {len(rows)}",
+                    f"{sum(row['same'] for row in rows)} of {len(rows)}",
+                    str(sum(row["left"] for row in rows)),
+                ]
+            )
+    header = ["blocks x data", "a process is", "n", "all ended after, s: mean (longest)"]
+    table = markdown(
+        [*header, "one message, of the right rank", "same weights at the end", "left over"], lines
+    )
+    whole = sum(row["half_written"] for found in grids for row in found["rows"])
+    about = grids[0]
+    return (
+        f"{table}\n\nIn {whole} of these runs the process was lost while the checkpoint's "
+        f"temporary file was there. {about['hardware']}; torch {about['versions']['torch']}; "
+        f"{about['date'][:10]}."
+    )
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "summary": summary_table,
     "cifar10-resnet20-k4": lambda: accuracy_table("cifar10-resnet20-k4"),
@@ -654,6 +699,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "devices": devices_table,
     "devices-memory": devices_memory_table,
     "devices-by-hand": devices_by_hand,
+    "kills": kills_table,
     **{f"bench-{case}": partial(bench_table, case) for case in STEPS},
 }
 PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)

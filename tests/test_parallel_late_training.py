@@ -45,14 +45,14 @@ def test_a_stop_in_the_middle_changes_no_bit(
 
 def test_several_processes_and_their_resumption(tmp_path: Path) -> None:
     """Parts end where measured times say: a run goes on with the links that it began with."""
-    true = {"parallel.late_links": "true"}
-    done = together(2, tmp_path / "run", epochs=1, **true, **{"parallel.blocks": 2})
-    assert done.returncode == 130, done.stderr
+    there = {"parallel.late_links": "true", "out": tmp_path / "run"}
+    (done,) = together((2, "stop:1", {**there, "parallel.blocks": 2}, []))
+    assert done.codes == [130, 130], done.err
     assert waiting(tmp_path / "run")
     state = torch.load(tmp_path / "run" / "checkpoint" / "last.pt")
     (late,) = state["position"]["late_links"]
-    done = together(3, tmp_path / "run", "--resume", **true, **{"parallel.blocks": 3})
-    assert done.returncode == 0, done.stderr
+    (done,) = together((3, "-", {**there, "parallel.blocks": 3}, ["--resume"]))
+    assert done.codes == [0, 0, 0], done.err
     assert read(tmp_path / "run" / "summary.json")["parallel"]["late_links"] == [late]
     assert train(tmp_path / "alone", **{"parallel.late_links": f"[{late}]"}) == 0
     model = "model.safetensors"

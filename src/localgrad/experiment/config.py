@@ -17,6 +17,7 @@ from pydantic import (
 
 from localgrad.errors import LocalgradError
 from localgrad.experiment.yaml_text import dumps, read_yaml
+from localgrad.sizes import read_bytes
 
 Count = Annotated[int, Field(ge=1, strict=True)]
 Room = Annotated[int, Field(ge=0, strict=True)]
@@ -138,13 +139,23 @@ class ParallelConfig(_Section):
     blocks: Count = Field(1, description="parts that the network's blocks are spread over")
     data: Count = Field(1, description="replicas of each part, each with rows of the batch")
     timeout: Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)] = Field(
-        30.0, description="seconds that a process waits for another before the run ends"
+        20.0, description="seconds that a process waits for another before the run ends"
     )
     late_links: bool | list[Room] = Field(
         False,
         description="links between processes come one step late, so that none waits; or the blocks "
         "whose link does",
     )
+    memory: str | float | None = Field(
+        None, description="most that a process's part may hold, such as 2GiB; default: no bound"
+    )
+
+    @field_validator("memory")
+    @classmethod
+    def _is_a_size(cls, given: str | float | None) -> str | float | None:
+        if given is not None:
+            read_bytes(given, "memory")
+        return given
 
     @property
     def processes(self) -> int:

@@ -22,7 +22,7 @@ a mean of means, and each process draws random numbers of its own (dropout).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -40,6 +40,7 @@ from localgrad.parallel.late import drained, mark
 from localgrad.parallel.mesh import Mesh
 from localgrad.parallel.messages import Incoming, Outgoing, Waits
 from localgrad.parallel.replicas import Replicas, rows
+from localgrad.parallel.roll import Roll
 from localgrad.parallel.schedule import Action
 from localgrad.segments import Group
 from localgrad.step_walk import Late, StepWalk
@@ -97,6 +98,7 @@ class ParallelLearner:
         self._steps_begun = 0
         self.waits = Waits(mesh.device)
         self.steps_done = 0
+        mesh.roll.progress = lambda: self.steps_done
         self._replicas = Replicas(mesh) if mesh.data > 1 else None
         self._open: tuple[StepWalk, BlockUpdates | None] | None = None
         whole = mesh.data > 1  # replicas meet once for each group
@@ -121,10 +123,10 @@ class ParallelLearner:
         mesh = self.mesh
         return Outgoing(mesh.lanes[border, kind], peer, mesh.device, *self._about(kind))
 
-    def _about(self, kind: str) -> tuple[Waits, str, Callable[[], int]]:
+    def _about(self, kind: str) -> tuple[Waits, str, Roll]:
         # what testing waits is not counted
         waits = Waits(self.mesh.device) if kind == "evaluation" else self.waits
-        return waits, kind, lambda: self.steps_done
+        return waits, kind, self.mesh.roll
 
     def parameters(self) -> list[nn.Parameter]:
         """Return the parameters of this part, backbone and heads, in the learner's order."""

@@ -63,12 +63,7 @@ def take(learner: LocalLearner, parts: int, part: int, ends: Sequence[int] | Non
     groups = learner._groups
     if not groups:
         raise LocalgradError("this learner was released or spread: decouple the model again")
-    if parts > len(groups):
-        raise LocalgradError(
-            f"{parts} parts, but {learner.decoupling.method} has {len(groups)} group"
-            f"{'' if len(groups) == 1 else 's'} of blocks that can be apart: set parallel.blocks "
-            f"to at most {len(groups)}, or cut into more blocks"
-        )
+    check_parts(learner, parts)
     ends = even(len(groups), parts) if ends is None else tuple(ends)
     starts = (0, *ends[:-1])
     if (
@@ -91,6 +86,17 @@ def take(learner: LocalLearner, parts: int, part: int, ends: Sequence[int] | Non
             parameter.grad = None
     learner._groups = []
     return share
+
+
+def check_parts(learner: LocalLearner, parts: int) -> None:
+    """Refuse more parts than there are groups of blocks."""
+    groups = len(learner._groups)
+    if parts > groups:
+        raise LocalgradError(
+            f"{parts} parts, but {learner.decoupling.method} has {groups} group"
+            f"{'' if groups == 1 else 's'} of blocks that can be apart: set parallel.blocks to at "
+            f"most {groups}, or cut into more blocks"
+        )
 
 
 def _shell(parameter: nn.Parameter) -> Tensor:
