@@ -520,6 +520,36 @@ BY_HAND = {
 }
 
 
+def late_links_table() -> str:
+    """What late links cost in accuracy."""
+    if not (RESULTS / "late-links.json").exists():
+        return "Not measured yet: `python benchmarks/cpu/late_links.py`."
+    cases = read("late-links")["cases"].values()
+    rows = []
+    for found in cases:
+        in_time = next(row for row in found["rows"] if row["links"] == "in time")
+        for row in found["rows"]:
+            late = ", ".join(map(str, row["late_links"]))
+            other = "-" if row is in_time else above(row, in_time)
+            name = row["links"] if row["links"] == "Greedy" else f"BackLink L=1, {row['links']}"
+            of = [found["data"], name, late or "-", str(row["n"]), percent(row["test_accuracy"])]
+            rows.append([*of, other])
+    header = ["data", "rule, links", "late at blocks", "n", "test accuracy %"]
+    settings = [
+        f"{found['data']}: first {found['train_images']:,} training images, "
+        f"{plural(found['epochs'], 'epoch')}, batch {found['batch_size']}, tested on "
+        f"{found['test_images']:,}"
+        for found in cases
+    ]
+    one = next(iter(cases))
+    options = "".join(f", {key} {value}" for key, value in one["network_options"].items())
+    return (
+        f"{markdown([*header, 'against in time, points'], rows)}\n\n{one['network']}{options}, "
+        f"{one['blocks']} blocks, in one process; {'; '.join(settings)}; points: mean ± standard "
+        f"deviation over seeds; {one['hardware']}; {one['date'][:10]}."
+    )
+
+
 def devices_result() -> Row | None:
     """Return what benchmarks/cpu/devices.py found; None where it has not run."""
     return read("devices") if (RESULTS / "devices.json").exists() else None
@@ -710,6 +740,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "compiled": compiled_table,
     "freed-memory": freed_memory_table,
     "budget": budget_table,
+    "late-links": late_links_table,
     "devices": devices_table,
     "devices-memory": devices_memory_table,
     "devices-by-hand": devices_by_hand,

@@ -141,6 +141,11 @@ class ParallelConfig(_Section):
     timeout: Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)] = Field(
         20.0, description="seconds that a process waits for another before the run ends"
     )
+    late_links: bool | list[Room] = Field(
+        False,
+        description="links between processes come one step late, so that none waits; or the blocks "
+        "whose link does",
+    )
     memory: str | float | None = Field(
         None, description="most that a process's part may hold, such as 2GiB; default: no bound"
     )
@@ -256,6 +261,24 @@ class Config(_Section):
                 "optimizer.update: 'block' cannot go with precision 'fp16', whose scaler must see "
                 "all gradients before it decides whether to skip an update; use 'step' or bf16"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _links_can_be_late(self) -> Config:
+        late = self.parallel.late_links
+        if late is False:
+            return self
+        if late is True and self.parallel.blocks == 1:
+            raise ValueError(
+                "parallel.late_links: 'true' means links between parts, and parallel.blocks is 1; "
+                "name the blocks, as in [0, 2]"
+            )
+        for key, given in (("precision", self.precision == "fp16"), ("compile", self.compile)):
+            if given:
+                raise ValueError(
+                    f"parallel.late_links cannot go with {key} {getattr(self, key)!r}: leave one "
+                    "out"
+                )
         return self
 
     @model_validator(mode="after")

@@ -17,6 +17,7 @@ from localgrad.experiment.checkpoint import Position
 from localgrad.experiment.compiling import compile_steps
 from localgrad.experiment.cost import first_batch, measure_cost
 from localgrad.experiment.folder import RunFolder
+from localgrad.experiment.late_update import LateUpdate
 from localgrad.experiment.part_update import PartUpdate, divided
 from localgrad.experiment.results import summarise, tested, write_model
 from localgrad.experiment.same_data import same_data
@@ -79,7 +80,8 @@ def train(
     if folder.finished:
         summary: dict[str, Any] = folder.read_json("summary.json")
         return summary
-    update: Update | PartUpdate = Update(config, learner, experiment.device)
+    late = mesh is None and config.parallel.late_links is not False
+    update = (LateUpdate if late else Update)(config, learner, experiment.device)
     cost = measure_cost(experiment)
     going_on = folder.checkpoint.exists()
     reach = None if going_on else _audited(experiment)

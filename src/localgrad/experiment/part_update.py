@@ -75,7 +75,12 @@ class PartUpdate(Update):
         steps_before: int = 0,
     ) -> None:
         self.config, self.learner, self.device, self.mesh = config, learner, mesh.device, mesh
-        self.part = ParallelLearner(learner, mesh, ends)
+        late_links = config.parallel.late_links
+        if position.late_links is not None:
+            late_links = position.late_links
+        self.part = ParallelLearner(learner, mesh, ends, late_links=late_links)
+        if config.parallel.late_links is True:
+            position.late_links = list(self.part.late_blocks)
         mesh.roll.progress = lambda: steps_before + self.part.steps_done
         self.optimizer = build_optimizer(config.optimizer, self.part.parameters())
         for parameter in self.part.parameters():
@@ -149,10 +154,13 @@ class PartUpdate(Update):
         position = self.combined(position)
         learner = gathered.state(self.part)
         optimizer = gathered.optimizer_state(self.part, self.optimizer)
+        late = gathered.late_gradients(self.part)
 
         def write() -> None:
             if learner is not None and optimizer is not None:
-                checkpoint.write(path, {"learner": learner, "optimizer": optimizer}, position)
+                held = {"late": late} if late else {}
+                state = {"learner": learner, "optimizer": optimizer, **held}
+                checkpoint.write(path, state, position)
 
         self.mesh.roll.meanwhile(0, write)
 
@@ -171,6 +179,7 @@ class PartUpdate(Update):
             "parallel": {
                 "blocks": self.mesh.blocks,
                 "data": self.mesh.data,
+                "late_links": list(self.part.late_blocks),
                 "sent_bytes": [sent for sent, _ in told],
                 "idle_seconds": [idle for _, idle in told],
             }

@@ -24,6 +24,7 @@ class Share:
     Args:
         groups: of this part.
         everything: the groups of all parts.
+        ends: end (exclusive index of a group) of each part.
         owner: part that holds each tensor of the learner's state, by its name.
         names: of this part's parameters, in the learner's order.
         order: names of all parameters, in the learner's order.
@@ -31,6 +32,7 @@ class Share:
 
     groups: list[Group]
     everything: list[Group]
+    ends: tuple[int, ...]
     owner: dict[str, int]
     names: dict[nn.Parameter, str] = field(default_factory=dict)
     order: tuple[str, ...] = ()
@@ -75,7 +77,7 @@ def take(learner: LocalLearner, parts: int, part: int, ends: Sequence[int] | Non
         )
     shares = [groups[start:stop] for start, stop in zip(starts, ends, strict=True)]
     order = tuple(name for name, _ in learner.named_parameters())
-    share = Share(shares[part], groups, _owners(learner, shares), order=order)
+    share = Share(shares[part], groups, ends, _owners(learner, shares), order=order)
     for name, parameter in learner.named_parameters():
         if share.owner[name] == part:
             share.names[parameter] = name
