@@ -13,7 +13,7 @@ from localgrad.parallel.builders import runs_of
 from localgrad.parallel.simulate import Timeline
 from parallel_step import check
 from parallel_step.ddp import DDP, Apart
-from parallel_step.local import RULES, Backprop, RuleAlone, Together, divided
+from parallel_step.local import RULES, Backprop, RuleAlone, Together, cut, divided
 from parallel_step.pace import Pace, pace
 from parallel_step.pipelines import SCHEDULES, Pipeline, quickest
 from parallel_step.setting import Contender, Setting
@@ -110,16 +110,16 @@ class Contest:
         mine: Any = None
         if setting.mesh.rank == 0:
             try:
-                mine = divided(setting, rule, count)
-                if len(mine[1]) > len(mine[0]):
-                    raise LocalgradError(f"{len(mine[0])} blocks for {len(mine[1])} processes")
+                mine, ranks = cut(setting, rule, count), setting.mesh.blocks
+                if len(runs_of(mine)) < ranks:
+                    raise LocalgradError(f"{len(runs_of(mine))} blocks for {ranks} processes")
             except LocalgradError as error:
                 mine = str(error)
         found = setting.mesh.gather(mine)[0]
         if isinstance(found, str):
             self.left_out[f"{label}, K={count}"] = found
             return
-        decoupling, ends = found
+        decoupling, ends = found, divided(setting, found)
         about = {"kind": "local", "rule": label, "blocks": count, "losses": len(decoupling)}
         runs = runs_of(decoupling)
         units = [decoupling.blocks[runs[end - 1][-1]].stop for end in ends]

@@ -13,7 +13,7 @@ import localgrad
 from localgrad import methods as M
 from localgrad.decoupling import Decoupling
 from localgrad.memory import Memory, measure_memory
-from localgrad.parallel.division import by_time, seconds_of_groups
+from localgrad.parallel.division import at_work
 from localgrad.parallel.pipeline import ParallelLearner
 from parallel_step.setting import Setting, sgd
 
@@ -25,8 +25,8 @@ RULES: dict[str, M.Method] = {
 IN_A_ROW = 4  # steps of which the memory is counted: the processes are then at different batches
 
 
-def divided(setting: Setting, rule: M.Method, blocks: int) -> tuple[Decoupling, tuple[int, ...]]:
-    """Return blocks cut by time and their division among processes by time; measured here.
+def cut(setting: Setting, rule: M.Method, blocks: int) -> Decoupling:
+    """Return blocks cut by time, measured here.
 
     Raises:
         LocalgradError: the rule cannot have so few blocks.
@@ -35,8 +35,12 @@ def divided(setting: Setting, rule: M.Method, blocks: int) -> tuple[Decoupling, 
     units = len(localgrad.Chain.of(model))
     balance = "time" if 1 < blocks < units else None
     learner = localgrad.decouple(model, rule, blocks=blocks, example_input=x, balance=balance)
-    seconds = seconds_of_groups(learner, x, setting.y)
-    return learner.decoupling, by_time(seconds, setting.mesh.blocks)
+    return learner.decoupling
+
+
+def divided(setting: Setting, decoupling: Decoupling) -> tuple[int, ...]:
+    """Return where each process's part ends, by time with all at work; every process calls it."""
+    return at_work(learner_of(setting, decoupling), setting.mesh, setting.x, setting.y)
 
 
 def learner_of(setting: Setting, decoupling: Decoupling) -> localgrad.LocalLearner:
