@@ -458,6 +458,8 @@ def prediction_table() -> str:
 
 def freed_memory_table() -> str:
     """A step where freed memory is kept, beside one where it goes back to the kernel."""
+    if not (RESULTS / "freed-memory-cpu.json").exists():
+        return "Not measured yet: `python benchmarks/cpu/freed_memory.py`."
     found = read("freed-memory-cpu")
     header = ["rule", "K", "given back, s", "of it in the kernel", "kept, s", "kept ÷ given back",
               "page faults a step", "kept", "resident MiB", "kept"]  # fmt: skip
