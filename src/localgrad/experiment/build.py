@@ -23,6 +23,7 @@ from localgrad.data import (
     load,
     load_text,
 )
+from localgrad.data.held_out import of_text
 from localgrad.errors import LocalgradError
 from localgrad.experiment import precision
 from localgrad.experiment.config import Choice, Config, sentence
@@ -59,7 +60,10 @@ class Experiment:
 
 
 def build(
-    config: Config, data: Dataset | TextDataset | None = None, mesh: Mesh | None = None
+    config: Config,
+    data: Dataset | TextDataset | None = None,
+    mesh: Mesh | None = None,
+    method: methods.Method | None = None,
 ) -> Experiment:
     """Build everything a run needs; seeds the global random state.
 
@@ -67,6 +71,7 @@ def build(
         config: the checked configuration.
         data: a data set already loaded by the same ``data`` options.
         mesh: the processes that train together, where they are several.
+        method: a rule in place of the one that the configuration names.
 
     Raises:
         LocalgradError: for anything in the configuration that cannot be built.
@@ -77,7 +82,8 @@ def build(
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     precision.check(device, config.precision)
-    build_method(config.method)  # a misspelt option is found before the data is read
+    if method is None:
+        build_method(config.method)  # a misspelt option is found before the data is read
     if data is None:
         data = load_data(config)
     torch.manual_seed(config.seed)
@@ -87,7 +93,7 @@ def build(
     model = model.to(device)
     train, test = _batches(config, data, device)
     example = test.first()[0][:2]
-    method = build_method(config.method, data)
+    method = method or build_method(config.method, data)
     loss = losses.each_token if isinstance(data, TextDataset) else F.cross_entropy
     learner = decouple(
         model,
@@ -108,11 +114,17 @@ def build(
     return Experiment(config, method, learner, data, train, test, device, loss, mesh)
 
 
-def load_data(config: Config) -> Dataset | TextDataset:
-    """Read the data set that the configuration names; ``digits`` has no use for a path."""
+def load_data(config: Config, validation: float | None = None) -> Dataset | TextDataset:
+    """Read the data set that the configuration names; ``digits`` has no use for a path.
+
+    Args:
+        config: of which ``data`` counts.
+        validation: test on this part of the training data; the test data are not read.
+    """
     wanted = config.data
     if wanted.name == "text":
-        return load_text(wanted.path, wanted.level, wanted.context, wanted.limit, wanted.test_limit)
+        text = load_text(wanted.path, wanted.level, wanted.context, wanted.limit, wanted.test_limit)
+        return text if validation is None else of_text(text, validation)
     data = load(
         wanted.name,
         None if wanted.name == "digits" else wanted.path,
@@ -123,6 +135,7 @@ def load_data(config: Config) -> Dataset | TextDataset:
         stream=wanted.stream,
         crop=wanted.crop,
         on_corrupt=wanted.on_corrupt,
+        validation=validation,
     )
     given = {"pad": wanted.pad, "padding": wanted.padding, "flip": wanted.flip}
     changed: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
