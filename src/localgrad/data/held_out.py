@@ -66,8 +66,7 @@ class PickedSource:
 def of_rows(rows: Rows, share: float) -> tuple[Rows, Rows]:
     """Return the rows to train on, and those held out."""
     train, rest = (
-        Rows([PickedSource(rows, picked)], rows.labels[picked])
-        for picked in draw(len(rows), share)
+        Rows([PickedSource(rows, picked)], rows.labels[picked]) for picked in draw(len(rows), share)
     )
     return train, rest
 

@@ -29,6 +29,7 @@ from localgrad.experiment.option_kinds import (
 from localgrad.experiment.search_options import SearchConfig
 from localgrad.experiment.yaml_text import dumps, read_yaml
 
+
 class DataConfig(Section):
     """Which images, and how they are fed."""
 
