@@ -53,6 +53,14 @@ COMMANDS = {
         "localgrad plan --network.name resnet20 --batch 128 --budget 64MiB --methods greedy",
         tuple(option for option in STEP if option != "activation_checkpoint"),  # it tries them
     ),
+    "search": Command(
+        "find decouplings: accuracy on held-out training images against memory, FLOPs or time",
+        "localgrad search --search.trials 6 --search.epochs 1 --out runs/search",
+        (
+            *(option for option in STEP if option != "methods"),
+            *("data", "schedule", "epochs", "batch_size", "out", "search"),
+        ),
+    ),
     "list": Command("show the rules, networks and data sets", "localgrad list --json all.json", ()),
 }
 
@@ -72,8 +80,8 @@ class Flag:
     value: str = "FILE"
 
 
-_CONFIGURED = ("train", "compare", "audit", "bench", "plan")
-_RUNS = ("train", "compare")
+_CONFIGURED = ("train", "compare", "audit", "bench", "plan", "search")
+_RUNS = ("train", "compare", "search")
 _MADE_UP = ("bench", "plan")  # they need no data set
 
 #: A flag wins over an option of the config of the same name, in the commands that take it.

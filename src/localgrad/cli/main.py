@@ -22,6 +22,8 @@ _EXTRAS = {
     "numpy": "cli",
     "jinja2": "report",
     "matplotlib": "report",
+    "optuna": "search",
+    "sqlalchemy": "search",
 }
 
 
@@ -61,7 +63,7 @@ def _refuse(words: list[str], text: str) -> int:
 
 
 def _run(words: list[str]) -> int:
-    from localgrad.cli import audit, bench, compare, help, listing, plan, train
+    from localgrad.cli import audit, bench, compare, help, listing, plan, search, train
     from localgrad.cli.arguments import parse
     from localgrad.cli.commands import COMMANDS
     from localgrad.experiment.config import build_config, to_yaml
@@ -87,5 +89,6 @@ def _run(words: list[str]) -> int:
         "audit": audit.run,
         "bench": bench.run,
         "plan": plan.run,
+        "search": search.run,
     }
     return commands[arguments.command](config, flags, shlex.join(["localgrad", *words]))

@@ -63,7 +63,6 @@ def build(
     config: Config,
     data: Dataset | TextDataset | None = None,
     mesh: Mesh | None = None,
-    method: methods.Method | None = None,
 ) -> Experiment:
     """Build everything a run needs; seeds the global random state.
 
@@ -71,7 +70,6 @@ def build(
         config: the checked configuration.
         data: a data set already loaded by the same ``data`` options.
         mesh: the processes that train together, where they are several.
-        method: a rule in place of the one that the configuration names.
 
     Raises:
         LocalgradError: for anything in the configuration that cannot be built.
@@ -82,8 +80,7 @@ def build(
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     precision.check(device, config.precision)
-    if method is None:
-        build_method(config.method)  # a misspelt option is found before the data is read
+    build_method(config.method)  # a misspelt option is found before the data is read
     if data is None:
         data = load_data(config)
     torch.manual_seed(config.seed)
@@ -93,7 +90,7 @@ def build(
     model = model.to(device)
     train, test = _batches(config, data, device)
     example = test.first()[0][:2]
-    method = method or build_method(config.method, data)
+    method = build_method(config.method, data)
     loss = losses.each_token if isinstance(data, TextDataset) else F.cross_entropy
     learner = decouple(
         model,

@@ -49,6 +49,9 @@ class Choice(BaseModel):
             raise ValueError(f"{twice[0]!r} stands both beside options and in them")
         return {**beside, **inside}
 
+    def __str__(self) -> str:
+        return " ".join([self.name, *(f"{key}={value}" for key, value in self.options.items())])
+
     @property
     def options(self) -> dict[str, Any]:
         """Everything but the name."""

@@ -1,0 +1,1 @@
+"""Find a decoupling for a network, and carry it over to others."""
