@@ -12,11 +12,13 @@ class Command:
 
     Attributes:
         options: the options of the config that it reads, or their sections; None for all.
+        argument: what the word after the command is called, where it takes one.
     """
 
     text: str
     example: str
     options: tuple[str, ...] | None = None
+    argument: str | None = None
 
     def reads(self, key: str) -> bool:
         """Whether a dotted option of the config makes a difference here."""
@@ -61,7 +63,15 @@ COMMANDS = {
             *("data", "schedule", "epochs", "batch_size", "out", "search"),
         ),
     ),
-    "list": Command("show the rules, networks and data sets", "localgrad list --json all.json", ()),
+    "transfer": Command(
+        "carry a decoupling over to another network: its cuts by stage, its heads by kind",
+        "localgrad transfer dgl-resnet32-k4 --network.name resnet56 --out dgl-resnet56-k4.yaml",
+        ("network", "granularity", "units", "ties", "device", "threads", "seed", "channels_last"),
+        "DECOUPLING",
+    ),
+    "list": Command(
+        "show the rules, networks, data sets and decouplings", "localgrad list --json all.json", ()
+    ),
 }
 
 
@@ -80,7 +90,7 @@ class Flag:
     value: str = "FILE"
 
 
-_CONFIGURED = ("train", "compare", "audit", "bench", "plan", "search")
+_CONFIGURED = ("train", "compare", "audit", "bench", "plan", "search", "transfer")
 _RUNS = ("train", "compare", "search")
 _MADE_UP = ("bench", "plan")  # they need no data set
 
@@ -90,13 +100,14 @@ FLAGS = {
     "print_config": Flag("show the whole tree of options and stop", _CONFIGURED),
     "input": Flag(
         "shape of one input, such as 3x224x224, or 1024 for tokens; default: what the network says",
-        _MADE_UP,
+        (*_MADE_UP, "transfer"),
         "text",
         "SHAPE",
     ),
-    "batch": Flag("inputs a step", _MADE_UP, "text", "N"),
+    "batch": Flag("inputs a step", (*_MADE_UP, "transfer"), "text", "N"),
     "blocks": Flag("numbers of blocks K to try, such as 4,16", _MADE_UP, "text", "K,..."),
-    "predict": Flag("memory and FLOPs alone, predicted: any batch, nothing is run", ("bench",)),
+    "predict": Flag("predict memory and FLOPs at any batch; nothing is run", ("bench", "transfer")),
+    "out": Flag("write the decoupling here, for train --decoupling", ("transfer",), "file"),
     "budget": Flag("memory that a step may take, such as 8GiB", ("plan",), "text", "SIZE"),
     "devices": Flag("on paper, up to N devices, from unit times", ("plan",), "text", "N"),
     "micro_batches": Flag("with --devices: of GPipe and 1F1B [8,32]", ("plan",), "text", "M,..."),

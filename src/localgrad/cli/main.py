@@ -63,7 +63,17 @@ def _refuse(words: list[str], text: str) -> int:
 
 
 def _run(words: list[str]) -> int:
-    from localgrad.cli import audit, bench, compare, help, listing, plan, search, train
+    from localgrad.cli import (
+        audit,
+        bench,
+        compare,
+        help,
+        listing,
+        plan,
+        search,
+        train,
+        transfer,
+    )
     from localgrad.cli.arguments import parse
     from localgrad.cli.commands import COMMANDS
     from localgrad.experiment.config import build_config, to_yaml
@@ -90,5 +100,8 @@ def _run(words: list[str]) -> int:
         "bench": bench.run,
         "plan": plan.run,
         "search": search.run,
+        "transfer": transfer.run,
     }
+    if arguments.argument is not None:
+        flags["argument"] = arguments.argument
     return commands[arguments.command](config, flags, shlex.join(["localgrad", *words]))

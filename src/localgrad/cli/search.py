@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,7 @@ def run(config: Config, flags: dict[str, Any], command: str) -> int:
             print(f"stopped; go on with: localgrad search --out {where} --resume", file=sys.stderr)
             return 130
     best = [found["trials"][index] for index in found["front"]]
-    files = write_front(out, best)
+    files = write_front(out, best, f"search on {found['network']['name']}, {found['data']}")
     print(_title(found))
     print(show.table([row(each, found["cost"]) for each in best]))
     print(_spent(found))
@@ -61,8 +62,14 @@ def _draw(found: dict[str, Any], path: Path) -> None:
     write_search_front(found, path)
 
 
-def write_front(out: Path, best: list[dict[str, Any]]) -> list[str]:
-    """Write each decoupling of the front as a file, the cheapest first; return their names."""
+def write_front(out: Path, best: list[dict[str, Any]], source: str) -> list[str]:
+    """Write each decoupling of the front as a file, the cheapest first; return their names.
+
+    Args:
+        out: folder of the search.
+        best: rows of the front.
+        source: what the files say of where they come from.
+    """
     folder = out / "front"
     folder.mkdir(exist_ok=True)
     for old in folder.glob("*.yaml"):
@@ -70,7 +77,8 @@ def write_front(out: Path, best: list[dict[str, Any]]) -> list[str]:
     names = []
     for number, each in enumerate(best):
         names.append(f"front/{number:02d}.yaml")
-        Decoupling.from_dict(each["decoupling"]).save(out / names[-1])
+        decoupling = Decoupling.from_dict(each["decoupling"])
+        replace(decoupling, source=source).save(out / names[-1])
     return names
 
 

@@ -14,6 +14,7 @@ from localgrad.cli import show
 from localgrad.cli.interrupt import stop_at_signal
 from localgrad.cli.json_file import check_writable, write_json
 from localgrad.cli.page import write_run_page
+from localgrad.experiment import decoupling_file
 from localgrad.experiment.build import build, build_method
 from localgrad.experiment.compare import slug
 from localgrad.experiment.config import Config
@@ -29,11 +30,16 @@ def run(config: Config, flags: dict[str, Any], command: str) -> int:
     config = config.model_copy(update={"methods": [], "seeds": []})  # those are for compare
     check_writable(flags.get("json"))
     label = methods.label(build_method(config.method))
+    if config.decoupling is not None:
+        label = decoupling_file.label(config.decoupling)
     name = slug(f"{label}-{config.network.name}-{config.data.name}-s{config.seed}")
     where = config.out or Path("runs") / name
     folder = RunFolder(where)
     resume, quiet = "resume" in flags, "quiet" in flags
     folder.check(config, resume)
+    finished = (
+        None if config.decoupling is None else decoupling_file.of_run(config.decoupling, folder)
+    )
     mesh = _processes(config, folder)
     if mesh is not None and mesh.rank != 0:
         folder, quiet = OthersFolder(where), True
@@ -45,7 +51,7 @@ def run(config: Config, flags: dict[str, Any], command: str) -> int:
     else:
         progress = show.progress_bar(quiet)
         with stop_at_signal() as stop, progress or nullcontext():
-            experiment = build(config, mesh=mesh)
+            experiment = build(config, mesh=mesh, decoupling=finished)
             watcher = None if quiet else show.Bar(label, progress, config.data.inputs)
             try:
                 summary = train(experiment, folder, watcher, resume, stop, command=command)

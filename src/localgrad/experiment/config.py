@@ -125,6 +125,9 @@ class Config(Section):
     cuts: list[str | int] | None = Field(
         None, description="last unit of each block but the final one: labels or numbers"
     )
+    decoupling: str | None = Field(
+        None, description="train, audit: file of finished blocks, or a shipped one, for a method"
+    )
     granularity: Literal["stage", "unit", "layer"] = Field(
         "unit", description="how finely the network is cut into units"
     )
@@ -187,6 +190,20 @@ class Config(Section):
             if isinstance(cut, bool) or not isinstance(cut, int | str):
                 raise ValueError(f"{cut!r} is no unit: put labels in quotes, as in ['1.0', '2.0']")
         return given
+
+    @model_validator(mode="after")
+    def _finished(self) -> Config:
+        if self.decoupling is None:
+            return self
+        taken = [key for key in ("blocks", "cuts", "balance") if getattr(self, key) is not None]
+        if self.method != type(self).model_fields["method"].default:
+            taken.insert(0, "method")
+        if taken:
+            raise ValueError(
+                f"decoupling: {self.decoupling!r} has its heads and cuts: leave out "
+                f"{' and '.join(taken)}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _scaler_sees_all(self) -> Config:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from localgrad import CompileReport, Reach, audit
+from localgrad import CompileReport, Reach, audit, plain_data
 from localgrad.errors import LocalgradError
 from localgrad.experiment import checkpoint, environment
 from localgrad.experiment.build import Experiment
@@ -100,7 +100,7 @@ def train(
         history = _history(folder, position)
         about = environment.resumed(folder, about)
     else:
-        folder.write_json("decoupling.yaml", learner.decoupling.to_dict())
+        folder.write("decoupling.yaml", plain_data.text(learner.decoupling.to_dict()))
         folder.write_json("environment.json", about)
         folder.write_json("reach.json", reach.to_dict())
     if mesh is not None:

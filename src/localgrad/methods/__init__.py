@@ -112,7 +112,7 @@ def label(method: Any) -> str:
     shown = []
     for field in dataclasses.fields(method) if dataclasses.is_dataclass(method) else ():
         value = getattr(method, field.name)
-        if field.name in _OF_THE_DATA or not field.repr:
+        if field.name in _OF_THE_DATA:
             continue
         if field.name in _SHORT:
             shown.append(f"{_SHORT[field.name]}={value}")

@@ -121,6 +121,7 @@ def settled(config: Config) -> Config:
         update={
             "method": Choice(name="backprop"),
             "methods": [],
+            "decoupling": None,
             "seeds": [],
             "blocks": None,
             "cuts": None,

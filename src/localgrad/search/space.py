@@ -6,6 +6,7 @@ import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -17,6 +18,7 @@ from localgrad.experiment.search_options import SearchConfig
 from localgrad.heads import HEADS
 from localgrad.methods import AugLocal
 from localgrad.methods.blocks import spans
+from localgrad.stages import stages_of
 
 METHOD = "found"  # what a decoupling that was searched for calls its rule
 _WITH_LOSS = ("predsim", "infopro")
@@ -50,6 +52,7 @@ class Space:
         fewest, most: blocks.
         heads: what a block but the last may have; ``auglocal`` with its ``depth``.
         links: lengths in units; 0: isolated.
+        stages: number of units in each stage.
     """
 
     units: tuple[str, ...]
@@ -58,6 +61,7 @@ class Space:
     most: int
     heads: tuple[Part, ...]
     links: tuple[int, ...]
+    stages: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, chain: Chain, example: Tensor, config: SearchConfig) -> Space:
@@ -77,12 +81,13 @@ class Space:
         if fewest > len(ends) + 1:
             raise LocalgradError(
                 f"the search space is empty: {fewest} blocks need {fewest - 1} cuts, and the "
-                f"network's shape changes after {len(ends)} of its units: lower search.blocks or "
+                f"network has {len(ends) + 1} stages: lower search.blocks or "
                 "set --search.cuts any"
             )
         heads = tuple(_head(choice.name, choice.options) for choice in config.heads)
         most = min(most, len(ends) + 1)
-        return cls(chain.names, ends, fewest, most, heads, tuple(config.links))
+        links, stages = tuple(config.links), _stages(chain, example)
+        return cls(chain.names, ends, fewest, most, heads, links, stages)
 
     def __len__(self) -> int:
         """How many decouplings there are."""
@@ -130,7 +135,7 @@ class Space:
             head = self._placed(heads[k], stop) if k < len(ends) else None
             link = Link(length) if length else None
             blocks.append(Block(start, stop, head=head, link=link))
-        return Decoupling(METHOD, self.units, tuple(blocks))
+        return Decoupling(METHOD, self.units, tuple(blocks), stages=self.stages)
 
     def uniform(self, ends: Sequence[int], head: Part, link: int) -> Decoupling:
         """Return blocks that all have one head and one length of link."""
@@ -161,9 +166,12 @@ class Space:
 
 
 def stage_ends(chain: Chain, example: Tensor) -> tuple[int, ...]:
-    """Return where the shape that units hand over is about to change (exclusive unit indices)."""
-    shapes, _ = chain.shapes(example)
-    return tuple(u for u in range(1, len(shapes)) if shapes[u] != shapes[u - 1])
+    """Return where a stage ends and another follows (exclusive unit indices)."""
+    return tuple(accumulate(_stages(chain, example)))[:-1]
+
+
+def _stages(chain: Chain, example: Tensor) -> tuple[int, ...]:
+    return stages_of(chain, chain.shapes(example)[0], example.shape[1:])
 
 
 def _head(name: str, options: Mapping[str, Any]) -> Part:

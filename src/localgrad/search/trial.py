@@ -14,11 +14,10 @@ import torch
 from localgrad.data import Dataset, TextDataset
 from localgrad.errors import LocalgradError
 from localgrad.experiment.build import build
-from localgrad.experiment.config import Choice, Config
+from localgrad.experiment.config import Config, read_options
 from localgrad.experiment.cost import time_steps
 from localgrad.experiment.folder import RunFolder
 from localgrad.experiment.loop import Watcher, train
-from localgrad.search.found import PATH
 from localgrad.search.record import Task
 
 STEPS = 5  # timed, where time is weighed
@@ -61,15 +60,20 @@ class Rungs(Watcher):
 def trial_config(task: Task) -> Config:
     """Return the configuration of a trial's run, whole enough to train it again."""
     config = task.record.config
-    method = Choice.model_validate({"name": PATH, "decoupling": task.decoupling.to_dict()})
     return config.model_copy(
         update={
-            "method": method,
+            "decoupling": str(task.folder),
             "epochs": config.search.epochs,
             "seed": task.seed,
             "out": str(task.folder),
         }
     )
+
+
+def same_place(folder: RunFolder, config: Config) -> bool:
+    """Whether the run in a folder was begun there."""
+    file = folder / "config.yaml"
+    return not file.exists() or read_options(file).get("out") == config.out
 
 
 def run_trial(
@@ -86,7 +90,9 @@ def run_trial(
         Interrupted: after saving, where ``stop`` asked for it.
     """
     config, folder = trial_config(task), RunFolder(task.folder)
-    experiment = build(config, data)
+    if folder.path.exists() and not same_place(folder, config):
+        shutil.rmtree(folder.path)  # the search was moved: its paths are those of before
+    experiment = build(config, data, decoupling=task.decoupling)
     try:
         if config.search.cost == "time" and "step seconds" not in task.trial.user_attrs:
             seconds = statistics.median(time_steps([experiment], STEPS)[0])
