@@ -24,9 +24,12 @@ from localgrad.experiment.config import build_config
 from localgrad.experiment.loop import Interrupted
 from localgrad.search.search import Watch, search
 
+NETWORK = "localgrad.networks.resnet_cifar:resnet_cifar"
 OPTIONS: dict[str, Any] = {
-    "network.name": "resnet20",
+    "network.name": NETWORK,
+    "network.depth": 8,  # four units
     "network.width": 4,
+    "network.in_channels": 1,
     "data.limit": 80,
     "batch_size": 32,
     "device": "cpu",
@@ -48,7 +51,7 @@ def command(out: Path, *more: str, **changed: Any) -> int:
 
 def tree(**changed: Any) -> dict[str, Any]:
     return {
-        "network": {"name": "resnet20", "width": 4},
+        "network": {"name": NETWORK, "depth": 8, "width": 4, "in_channels": 1},
         "data": {"limit": 80},
         "batch_size": 32,
         "device": "cpu",
@@ -91,8 +94,10 @@ def test_files(finished):
     files = sorted((finished / "front").iterdir())
     assert len(files) == len(found["front"]) > 0
     for path, index in zip(files, found["front"], strict=True):
-        found_there = localgrad.Decoupling.load(path).to_dict()
-        assert found_there == found["trials"][index]["decoupling"]
+        there = localgrad.Decoupling.load(path)
+        assert there == localgrad.Decoupling.from_dict(found["trials"][index]["decoupling"])
+        assert there.stages == (2, 1, 1)
+        assert there.source == f"search on {NETWORK}, digits (0.2 of training held out)"
     assert not list(finished.rglob("checkpoint"))
     assert len(found["trials"]) == 6
     assert sum(found["counts"].values()) == 6
@@ -126,15 +131,16 @@ def test_a_trial_is_a_run_that_can_be_trained_again(finished, tmp_path, capsys):
     found = read(finished / "search.json")
     index = found["front"][0]
     path = finished / "front" / "00.yaml"
-    trained = ["--method.name", "localgrad.search.found:Found", "--method.file", str(path)]
+    trained = ["--decoupling", str(path)]
     small = {k: v for k, v in OPTIONS.items() if not k.startswith("search.")}
     options = words({**small, "data.test_limit": 20, "epochs": 1})
     assert main(["train", *options, *trained, "--out", str(tmp_path / "x"), "--quiet"]) == 0
-    assert read(tmp_path / "x" / "decoupling.yaml") == found["trials"][index]["decoupling"]
-    deeper = [*options, *trained, "--network.name", "resnet32", "--out", str(tmp_path / "y")]
+    trained_there = read(tmp_path / "x" / "decoupling.yaml")
+    assert trained_there["blocks"] == found["trials"][index]["decoupling"]["blocks"]
+    deeper = [*options, *trained, "--network.depth", "14", "--out", str(tmp_path / "y")]
     capsys.readouterr()
     assert main(["train", *deeper]) == 2
-    assert "is for 10 units" in error_line(capsys)
+    assert "is for 4 units" in error_line(capsys)
 
 
 def test_pruning_keeps_the_right_ones(tmp_path):
@@ -170,7 +176,7 @@ def test_a_budget_is_kept_to_the_byte(tmp_path):
 
 
 def test_a_budget_that_nothing_meets_names_the_nearest(tmp_path):
-    config = build_config(tree(budget="100 KB"))
+    config = build_config(tree(budget="10 KB"))
     with pytest.raises(LocalgradError) as error:
         search(config, tmp_path / "x", run=by_blocks)
     assert "the nearest, " in str(error.value)
@@ -194,7 +200,7 @@ def test_interrupted_and_resumed_is_as_in_one_go(finished, tmp_path, capsys):
         def epoch(self, task, epoch, accuracy):
             self.epochs += 1
 
-    settings = [word for word in words(OPTIONS)]
+    settings = words(OPTIONS)
     from localgrad.cli.arguments import parse
 
     config = build_config(parse(["search", *settings, "--out", str(out)]).tree())
@@ -224,10 +230,10 @@ def test_another_search_is_refused(finished, tmp_path, capsys):
     out = tmp_path / "x"
     out.mkdir()
     (out / "study.db").write_bytes((finished / "study.db").read_bytes())
-    assert command(out, "--resume", **{"network.name": "resnet32"}) == 2
+    assert command(out, "--resume", **{"network.depth": 14}) == 2
     line = error_line(capsys)
     assert "is of another search" in line
-    assert '"resnet20"' in line
+    assert '"depth": 8' in line
     (out / "study.db").write_bytes(b"no database, but long enough to be looked at" * 9)
     (out / "config.yaml").unlink()
     assert command(out, "--resume") == 2
@@ -237,7 +243,7 @@ def test_another_search_is_refused(finished, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("changed", "text"),
     [
-        ({"search.blocks": "2,11"}, "11 blocks are more than the network's 10 units"),
+        ({"search.blocks": "2,5"}, "5 blocks are more than the network's 4 units"),
         ({"search.heads": "dlg"}, "unknown head 'dlg'; did you mean 'dgl'?"),
         ({"search.heads": "math:cos"}, "head math:cos"),
         ({"search.budget": "lots"}, "budget 'lots' is no size of memory"),
@@ -276,11 +282,11 @@ def test_a_diverging_trial_is_a_failed_one(tmp_path, capsys):
 
 def test_validation_never_reads_the_test_images(tmp_path):
     """Parquet files whose test part is damaged: they can be searched on, not trained on."""
-    from image_files import table_of
-
     pytest.importorskip("pyarrow")
-    table_of(tmp_path / "train-0.parquet", 40)
-    (tmp_path / "test-0.parquet").write_bytes(b"nothing to be read here")
+    from image_files import arrays, write
+
+    write(tmp_path, arrays(40))
+    (tmp_path / "test-00000-of-00001.parquet").write_bytes(b"nothing to be read here")
     with pytest.raises(LocalgradError, match="not a readable parquet file"):
         load("parquet", tmp_path)
     data = load("parquet", tmp_path, validation=0.25)
@@ -302,7 +308,8 @@ def test_the_validation_part_is_fixed_and_disjoint():
 def test_kill_nine_loses_a_running_trial_at_most(tmp_path):
     """Two workers; one is killed while it trains, then all are; resumed, nothing is missing."""
     out = tmp_path / "x"
-    options = words({**OPTIONS, "search.processes": 2, "data.limit": 160, "search.trials": 5})
+    longer = {"search.epochs": 8, "search.reduction": "null", "search.trials": 4}
+    options = words({**OPTIONS, **longer, "search.processes": 2, "data.limit": 320})
     line = [sys.executable, "-m", "localgrad", "search", *options, "--out", str(out)]
     process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:
@@ -320,10 +327,10 @@ def test_kill_nine_loses_a_running_trial_at_most(tmp_path):
         main(["search", "--out", str(out), "--resume", "--quiet", "--search.processes", "1"]) == 0
     )
     found = read(out / "search.json")
-    assert len(found["trials"]) == 5
+    assert len(found["trials"]) == 4
     assert found["counts"]["failed"] == found["counts"]["running"] == 0
     assert 1 <= found["put_back"] <= 3
-    assert [row["trial"] for row in found["trials"]] == list(range(5))
+    assert [row["trial"] for row in found["trials"]] == list(range(4))
 
 
 def _training_worker(process: Any, out: Path, after: set[int] = frozenset()) -> int:  # type: ignore[assignment]

@@ -88,8 +88,9 @@ class Record:
         before = self.study.user_attrs.get("facts")
         facts = json.loads(json.dumps(facts))
         if before is None:
-            for each in baselines[: max(1, self.config.search.trials // 2)]:
-                self.study.enqueue_trial(each.values, user_attrs={"name": each.name})
+            most = max(1, self.config.search.trials // 2)
+            first = [{"name": each.name, "values": each.values} for each in baselines[:most]]
+            self.study.set_user_attr("baselines", first)
             self.study.set_user_attr("facts", facts)
             return
         changed = [key for key in {**before, **facts} if before.get(key) != facts.get(key)]
@@ -146,6 +147,8 @@ class Record:
             self.config.search.sampler,
             seed_of(seed, 1, sum("tries" not in t.user_attrs for t in drawn)) % 2**32,
         )
+        if not any(trial.state == TrialState.WAITING for trial in trials):
+            self._queue_baseline(drawn)
         trial = self.study.ask()
         decoupling = space.draw(trial)
         if "index" in trial.user_attrs:  # put back
@@ -173,6 +176,17 @@ class Record:
         trial.set_user_attr("index", len(counted))
         return Task(self, trial, decoupling)
 
+    def _queue_baseline(self, drawn: list[FrozenTrial]) -> None:
+        """Queue the first of what a search begins with that was not drawn yet.
+
+        One at a time: a trial that is put back must come before what was not drawn.
+        """
+        had = {trial.user_attrs.get("name") for trial in drawn}
+        for each in self.study.user_attrs["baselines"]:
+            if each["name"] not in had:
+                self.study.enqueue_trial(each["values"], user_attrs={"name": each["name"]})
+                return
+
     def _leave_out(self, trial: Trial, why: str, known: FrozenTrial | None) -> None:
         """End a trial without training it; the sampler learns what is known of it."""
         trial.set_user_attr("left out", why)
@@ -198,12 +212,9 @@ class Record:
         for trial in lost:
             self.study.tell(trial.number, state=TrialState.FAIL)
             tries = trial.user_attrs.get("tries", 1) + 1
-            fixed = trial.system_attrs.get("fixed_params", {})
             kept = {key: value for key, value in trial.user_attrs.items() if key != "process"}
             if "index" in kept and tries <= TRIES:
                 self.study.enqueue_trial(trial.params, user_attrs={**kept, "tries": tries})
-            elif "index" not in kept and fixed:  # lost while it was looked at
-                self.study.enqueue_trial(fixed, user_attrs=kept)
         return len(lost)
 
 
