@@ -11,7 +11,8 @@ class Command:
     """A command: what it does, and an example that runs as it stands.
 
     Attributes:
-        options: the options of the config that it reads, or their sections; None for all.
+        options: the options of the config that it reads, or their sections; None for all but
+            those of a search.
         argument: what the word after the command is called, where it takes one.
     """
 
@@ -22,7 +23,9 @@ class Command:
 
     def reads(self, key: str) -> bool:
         """Whether a dotted option of the config makes a difference here."""
-        return self.options is None or key in self.options or key.split(".")[0] in self.options
+        if self.options is None:
+            return not key.startswith("search.")
+        return key in self.options or key.split(".")[0] in self.options
 
 
 #: What decides a step of a network on inputs that are made up.
@@ -56,7 +59,7 @@ COMMANDS = {
         tuple(option for option in STEP if option != "activation_checkpoint"),  # it tries them
     ),
     "search": Command(
-        "find decouplings: accuracy on held-out training images against memory, FLOPs or time",
+        "find decouplings: held-out accuracy against memory, FLOPs or time",
         "localgrad search --search.trials 6 --search.epochs 1 --out runs/search",
         (
             *(option for option in STEP if option != "methods"),

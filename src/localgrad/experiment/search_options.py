@@ -28,7 +28,7 @@ class SearchConfig(Section):
     )
     blocks: list[Count] = Field([2, 8], description="search: fewest and most blocks")
     cuts: Literal["any", "stages"] = Field(
-        "any", description="search: after any unit, or where the shape changes alone"
+        "any", description="search: after any unit, or at the ends of stages alone"
     )
     heads: list[Choice] = Field(
         list(HEADS), description="search: for each block, such as {name: auglocal, depth: 2}"
