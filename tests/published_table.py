@@ -7,6 +7,7 @@ anew, where the format of decoupling files has changed.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -50,9 +51,9 @@ class Shipped:
     source: str
     cuts: tuple[str, ...] | None = None
 
-    def made(self) -> Decoupling:
-        """Let the rule make it."""
-        model, x = networks.get(self.network), torch.rand(2, 3, 32, 32)
+    def made(self, **options: Any) -> Decoupling:
+        """Let the rule make it, on the network with such options."""
+        model, x = networks.get(self.network, None, **options), torch.rand(2, 3, 32, 32)
         blocks = None if self.cuts else self.blocks
         learner = localgrad.decouple(model, self.rule, blocks, self.cuts, example_input=x)
         return replace(learner.decoupling, source=self.source)
@@ -103,4 +104,4 @@ TABLE = _table()
 
 if __name__ == "__main__":
     for name, shipped in TABLE.items():
-        shipped.made().save(FOLDER / f"{name}.yaml")
+        shipped.made(width=4).save(FOLDER / f"{name}.yaml")

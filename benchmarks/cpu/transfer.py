@@ -17,13 +17,13 @@ import argparse
 import json
 import multiprocessing
 import statistics
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from scipy.stats import spearmanr
-from transfer_ways import Target, Way, best_of, cached_data, ways
 
 from localgrad import Decoupling
 from localgrad.cli.show import table
@@ -33,6 +33,9 @@ from localgrad.experiment.config import Config, build_config
 from localgrad.experiment.folder import RunFolder
 from localgrad.experiment.loop import train
 from localgrad.search.search import search
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from transfer_ways import Target, Way, best_of, cached_data, ways
 
 SOURCE = "resnet20"
 Row = dict[str, Any]

@@ -12,6 +12,7 @@ from localgrad.compiled import CompileReport
 from localgrad.decoupling import Block, Decoupling, Link, Part
 from localgrad.errors import LocalgradError
 from localgrad.flops import measure_flops
+from localgrad.freed_memory import keep_freed_memory
 from localgrad.learner import LocalLearner, StepOutput
 from localgrad.memory import Memory, measure_memory
 from localgrad.prediction import predict_flops, predict_memory
@@ -38,6 +39,7 @@ __all__ = [
     "__version__",
     "audit",
     "decouple",
+    "keep_freed_memory",
     "losses",
     "measure_flops",
     "measure_memory",

@@ -163,7 +163,7 @@ class Decoupling:
         """Return everything that is wrong with the blocks, in words; empty where nothing is."""
         if not self.blocks:
             return ["it has no block"]
-        found = places.problems(self.stages, len(self.units))
+        found = places.problems(self.stages, self.units)
         if self.ties is not None and self.ties not in TIES:
             found.append(f"ties {self.ties!r} must be one of {', '.join(map(repr, TIES))}")
         position = 0

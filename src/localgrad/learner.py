@@ -188,6 +188,14 @@ class LocalLearner(nn.Module):
             )
         self._streams = count
 
+    def task_loss(self, x: Tensor, y: Any) -> Tensor:
+        """Return the loss of the network's own output, a scalar whose ``backward()`` is BP's."""
+        last, source = self._stages[-1], x
+        for unit in self.chain.units:
+            x = unit.seeing(source)(x)
+        loss: Tensor = last.loss(last.scores(x, source), y, source)
+        return loss
+
     @torch.no_grad()
     def exits(self, x: Tensor) -> list[Tensor | None]:
         """Return every loss's class scores, ``(batch, classes)``: each head as an early exit.

@@ -59,11 +59,17 @@ class Place:
         return f"{self.unit} ({self.depth:.2f}; stage {self.stage}, {self.number} of {self.of})"
 
 
-def problems(stages: Sequence[int], units: int) -> list[str]:
-    """Return what is wrong with the stages of a network of so many units, in words."""
-    if not stages or (min(stages) > 0 and sum(stages) == units):
-        return []
-    return [f"stages {list(stages)} must be whole numbers >= 1 that add up to {units} units"]
+def problems(stages: Sequence[int], units: Sequence[str]) -> list[str]:
+    """Return what is wrong with the labels and stages of a network's units, in words."""
+    found = []
+    twice = sorted({unit for unit in units if units.count(unit) > 1})
+    if twice:
+        found.append(f"two units are called {twice[0]!r}")
+    if stages and (min(stages) < 1 or sum(stages) != len(units)):
+        found.append(
+            f"stages {list(stages)} must be whole numbers >= 1 that add up to {len(units)} units"
+        )
+    return found
 
 
 def check_written(written: Any, places: Sequence[Place]) -> None:

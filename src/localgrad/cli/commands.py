@@ -13,13 +13,13 @@ class Command:
     Attributes:
         options: the options of the config that it reads, or their sections; None for all but
             those of a search.
-        argument: what the word after the command is called, where it takes one.
+        operands: what it takes besides, as the help calls it; empty for nothing.
     """
 
     text: str
     example: str
     options: tuple[str, ...] | None = None
-    argument: str | None = None
+    operands: str = ""
 
     def reads(self, key: str) -> bool:
         """Whether a dotted option of the config makes a difference here."""
@@ -72,6 +72,12 @@ COMMANDS = {
         ("network", "granularity", "units", "ties", "device", "threads", "seed", "channels_last"),
         "DECOUPLING",
     ),
+    "analyse": Command(
+        "what trained runs learned: similarity, linear probes, early exits, gradients",
+        "localgrad analyse runs/three/bp-s0 runs/three/greedy-s0",
+        ("data.path", "out"),
+        "RUN ...",
+    ),
     "list": Command(
         "show the rules, networks, data sets and decouplings", "localgrad list --json all.json", ()
     ),
@@ -117,13 +123,15 @@ FLAGS = {
     "bandwidth": Flag(
         "with --devices: bytes/s between neighbours [1.25GB]", ("plan",), "text", "SIZE"
     ),
+    "inputs": Flag("images for CKA, and of each part for probes [2000]", ("analyse",), "text", "N"),
+    "no_probes": Flag("leave the linear probes out", ("analyse",)),
     "measure": Flag("also time what is proposed, on this device", ("plan",)),
     "largest": Flag("also find the largest batch of every option", ("plan",)),
     "seconds": Flag("stop after so long [300]", ("plan",), "text", "N"),
     "resume": Flag("go on where --out stopped; start it if there is nothing yet", _RUNS),
     "json": Flag("also write what is printed as JSON", tuple(COMMANDS), "file"),
     "plot": Flag("also draw a figure: .svg or .png (audit: .svg)", ("audit", "bench"), "file"),
-    "quiet": Flag("no progress", (*_RUNS, *_MADE_UP)),
+    "quiet": Flag("no progress", (*_RUNS, *_MADE_UP, "analyse")),
     "debug": Flag("show the traceback of an error", tuple(COMMANDS)),
     "help": Flag("show this and stop", tuple(COMMANDS)),
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import nn
 
 from localgrad.cli import plan_devices
@@ -50,8 +49,6 @@ def run(config: Config, flags: dict[str, Any], command: str) -> int:
     seconds = read_count("seconds", flags.get("seconds", SECONDS))
     shape = read_shape(flags["input"]) if "input" in flags else None
     rules = [build_method(choice) for choice in config.methods] or None
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
     quiet = "quiet" in flags
     progress = ProgressLine(quiet)
     progress.say(f"cutting {config.network.name}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import textwrap
 from typing import Any
 
-import torch
 from torch import nn
 
 from localgrad.cli import show
@@ -41,8 +40,6 @@ def run(config: Config, flags: dict[str, Any], command: str, batch: int) -> int:
     bandwidth = _bandwidth(flags["bandwidth"]) if "bandwidth" in flags else BANDWIDTH
     shape = read_shape(flags["input"]) if "input" in flags else None
     rules = [build_method(choice) for choice in config.methods] or None
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
     progress = ProgressLine("quiet" in flags)
     progress.say(f"cutting {config.network.name}")
     subject = make(config, shape)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,19 +23,17 @@ from localgrad.search import Transferred, transfer
 BATCH = "128"
 
 
-def run(config: Config, flags: dict[str, Any], command: str) -> int:
+def run(operands: list[str], config: Config, flags: dict[str, Any], command: str) -> int:
     """Print what became of each cut and head; write the decoupling for the new network."""
-    if "argument" not in flags:
-        raise LocalgradError(
-            "transfer needs a decoupling: a file, a run's folder, or a shipped one's name, such as "
-            "bwbpf-resnet101-k4 (see `localgrad list`)"
-        )
+    file, *others = operands
+    if others:
+        raise LocalgradError(f"transfer takes one decoupling: what is {others[0]!r}?")
     for path in (flags.get("json"), flags.get("out")):
         check_writable(path)
     batch = read_count("batch", flags.get("batch", BATCH))
     if "batch" in flags and "predict" not in flags:
         raise LocalgradError("transfer takes --batch with --predict")
-    source = decoupling_file.read(flags["argument"])
+    source = decoupling_file.read(file)
     shape = read_shape(flags["input"]) if "input" in flags else None
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -47,15 +47,25 @@ def run(config: Config, flags: dict[str, Any], command: str) -> int:
     if costs is not None:
         memory, flops = (show.ratio(costs[key]) for key in ("activations_ratio", "flops_ratio"))
         print(f"predicted at batch {batch}: activations {memory} of BP's, FLOPs {flops}")
-    write_json(flags.get("json"), _record(config, flags, command, source, found, subject, costs))
+    write_json(flags.get("json"), _record(config, file, command, source, found, subject, costs))
     if "out" in flags:
         text = plain_data.text(found.decoupling.to_dict())
         atomically(Path(flags["out"]), lambda part: part.write_text(text, encoding="utf-8"))
-        print(
-            f"wrote {flags['out']}; train it with: localgrad train --decoupling {flags['out']} "
-            f"--network.name {config.network.name}"
-        )
+        train = shlex.join(["localgrad", "train", "--decoupling", flags["out"], *_network(config)])
+        print(f"wrote {flags['out']}; train it with: {train}")
     return 0
+
+
+def _network(config: Config) -> list[str]:
+    """Return the words that name the network and its units."""
+    found = ["--network.name", config.network.name]
+    for key, value in config.network.options.items():
+        found += [f"--network.{key}", json.dumps(value) if not isinstance(value, str) else value]
+    if config.granularity != "unit":
+        found += ["--granularity", config.granularity]
+    if config.units is not None:
+        found += ["--units", ",".join(config.units)]
+    return found
 
 
 def _costs(subject: MadeUp, decoupling: Decoupling, batch: int) -> dict[str, Any]:
@@ -99,7 +109,7 @@ def _plain_images(decoupling: Decoupling) -> Decoupling:
 
 def _record(
     config: Config,
-    flags: dict[str, Any],
+    file: str,
     command: str,
     source: Decoupling,
     found: Transferred,
@@ -108,7 +118,7 @@ def _record(
 ) -> dict[str, Any]:
     return {
         **environment.describe(subject.device, command),
-        "file": flags["argument"],
+        "file": file,
         "network": config.network.name,
         "network_options": config.network.options,
         "source": source.source,

@@ -171,8 +171,6 @@ def bench(
         LocalgradError: the network or a rule cannot be built, or this network can have none of the
             rules that were asked for.
     """
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
     wanted = _wanted([build_method(choice) for choice in config.methods], blocks)
     if predict and config.optimizer.update == "block":
         raise LocalgradError("optimizer.update: 'block' is measured, not predicted: use 'step'")

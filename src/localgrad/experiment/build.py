@@ -27,6 +27,7 @@ from localgrad.data.held_out import of_text
 from localgrad.errors import LocalgradError
 from localgrad.experiment import decoupling_file, precision
 from localgrad.experiment.config import Choice, Config, sentence
+from localgrad.experiment.host import prepare
 from localgrad.parallel.mesh import Mesh
 
 AnyBatches = Batches | StreamedBatches | TokenBatches
@@ -82,8 +83,7 @@ def build(
     if config.parallel.processes > 1 and mesh is None:
         raise LocalgradError("parallel.blocks and parallel.data are for `train`: leave them out")
     device = find_device(config.device) if mesh is None else mesh.device
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    prepare(config.threads, device)
     precision.check(device, config.precision)
     build_method(config.method)  # a misspelt option is found before the data is read
     if config.decoupling is not None and decoupling is None:

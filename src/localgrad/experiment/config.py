@@ -28,6 +28,7 @@ from localgrad.experiment.option_kinds import (
 )
 from localgrad.experiment.search_options import SearchConfig
 from localgrad.experiment.yaml_text import dumps, read_yaml
+from localgrad.sizes import read_bytes
 
 
 class DataConfig(Section):
@@ -104,8 +105,23 @@ class ParallelConfig(Section):
     blocks: Count = Field(1, description="parts that the network's blocks are spread over")
     data: Count = Field(1, description="replicas of each part, each with rows of the batch")
     timeout: Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)] = Field(
-        30.0, description="seconds that a process waits for another before the run ends"
+        20.0, description="seconds that a process waits for another before the run ends"
     )
+    late_links: bool | list[Room] = Field(
+        False,
+        description="links between processes come one step late, so that none waits; or the blocks "
+        "whose link does",
+    )
+    memory: str | float | None = Field(
+        None, description="most that a process's part may hold, such as 2GiB; default: no bound"
+    )
+
+    @field_validator("memory")
+    @classmethod
+    def _is_a_size(cls, given: str | float | None) -> str | float | None:
+        if given is not None:
+            read_bytes(given, "memory")
+        return given
 
     @property
     def processes(self) -> int:
@@ -215,6 +231,24 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _links_can_be_late(self) -> Config:
+        late = self.parallel.late_links
+        if late is False:
+            return self
+        if late is True and self.parallel.blocks == 1:
+            raise ValueError(
+                "parallel.late_links: 'true' means links between parts, and parallel.blocks is 1; "
+                "name the blocks, as in [0, 2]"
+            )
+        for key, given in (("precision", self.precision == "fp16"), ("compile", self.compile)):
+            if given:
+                raise ValueError(
+                    f"parallel.late_links cannot go with {key} {getattr(self, key)!r}: leave one "
+                    "out"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _parts_can_run(self) -> Config:
         if self.parallel.processes == 1:
             return self
@@ -263,7 +297,7 @@ def sentence(error: Any, place: str = "") -> str:
         return f"{where} is missing"
     if error["type"] == "value_error":
         text = str(error["ctx"]["error"])
-        return text if text.startswith("unknown option") else f"{where}: {text}"
+        return f"{where}: {text}" if where and not text.startswith("unknown option") else text
     given = repr(error["input"])
     given = given if len(given) <= 60 else f"{given[:57]}..."
     if error["type"] in ("model_type", "model_attributes_type", "dict_type"):

@@ -18,6 +18,7 @@ from localgrad import Chain, losses, networks
 from localgrad.errors import LocalgradError
 from localgrad.experiment.build import find_device, made_by
 from localgrad.experiment.config import Choice, Config
+from localgrad.experiment.host import prepare
 
 VOCABULARY, CONTEXT = 256, 128  # of a language model that says neither
 LONGEST = 1024  # tokens in a row, where a network would take more
@@ -88,6 +89,7 @@ def make(config: Config, shape: tuple[int, ...] | None = None) -> MadeUp:
             take inputs of that shape.
     """
     device = find_device(config.device)
+    prepare(config.threads, device)
     torch.manual_seed(config.seed)
     model, own = _model(config.network, shape)
     shape = shape or own

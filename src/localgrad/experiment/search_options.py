@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from localgrad.experiment.option_kinds import Choice, Count, Part, Room, Section
-from localgrad.planning.budget import read_bytes
+from localgrad.sizes import read_bytes
 
 HEADS = (
     Choice(name="pool_linear"),

@@ -16,13 +16,13 @@ from localgrad.experiment.build import find_device
 from localgrad.experiment.config import Choice, Config
 from localgrad.experiment.folder import RunFolder
 from localgrad.experiment.loop import Interrupted
-from localgrad.planning.budget import shown
 from localgrad.search.baselines import Baseline
 from localgrad.search.locks import locked
 from localgrad.search.record import Record, Task
 from localgrad.search.results import document
 from localgrad.search.trial import run_trial
 from localgrad.search.worker import WORKERS, Run, Subject, work, worker_process
+from localgrad.sizes import shown
 
 GRACE = 60  # seconds that workers of an earlier search, whose parent is gone, have to end
 RESTARTS = 3  # of workers that are killed, for each process

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from localgrad.chain import Chain
-from localgrad.decoupling import Block, Decoupling, Link
+from localgrad.decoupling import Block, Decoupling
 from localgrad.errors import LocalgradError
 from localgrad.learner import LocalLearner
 from localgrad.places import Place
@@ -65,6 +65,10 @@ def transfer(
     2      3.2 (1.00; stage 3, 3 of 3)  3.4 (1.00; stage 3, 5 of 5)  end      tail
     >>> learner = localgrad.decouple(resnet32(), deeper, example_input=x)
     """
+    if not isinstance(decoupling, Decoupling):
+        raise LocalgradError(
+            f"transfer takes a Decoupling, not {decoupling!r}: read a file with Decoupling.load"
+        )
     check_parts(decoupling)
     chain = _chain_of(network, example_input)
     shapes, out = chain.shapes(example_input)
@@ -74,22 +78,32 @@ def transfer(
     ends, cuts = _ends(decoupling, chain, places)
     heads = HeadMap(units, chain.names, places)
     blocks: list[Block] = []
-    rows: list[BlockReport] = []
+    parts: list[tuple[str, str]] = []
     for k, (block, end) in enumerate(zip(decoupling.blocks, ends, strict=True)):
         head, head_is = None, "tail"
         if block.head is not None:
             head, head_is = heads.carry(block.head, k, block.stop, end)
-        link = _link(decoupling, ends, k)
         start = ends[k - 1] if k else 0
-        blocks.append(replace(block, start=start, stop=end, head=head, link=link))
-        source = Place.at(block.stop - 1, units, decoupling.stages)
-        place = Place.at(end - 1, chain.names, stages)
-        row = BlockReport(k, source, place, cuts[k], block.head, head, head_is, block.link, link)
-        rows.append(row)
+        blocks.append(replace(block, start=start, stop=end, head=head))
+        parts.append((cuts[k], head_is))
     found = replace(decoupling, units=chain.names, blocks=tuple(blocks), stages=stages)
     if chain.names != units:
         told = f"transferred from {len(units)} units to {len(chain)}"
         found = replace(found, source="; ".join(filter(None, (decoupling.source, told))))
+    rows = [
+        BlockReport(
+            block=k,
+            source=Place.at(decoupling.blocks[k].stop - 1, units, decoupling.stages),
+            target=Place.at(blocks[k].stop - 1, chain.names, stages),
+            cut=cut,
+            head_before=decoupling.blocks[k].head,
+            head=blocks[k].head,
+            head_is=head_is,
+            link=blocks[k].link,
+            link_is=_link_is(decoupling, found, k),
+        )
+        for k, (cut, head_is) in enumerate(parts)
+    ]
     check_heads(found, chain, shapes, out, example_input)
     by = "stage" if places.by_stage else "depth"
     return Transferred(found, Report(tuple(rows), by, _notes(decoupling, places, stages)))
@@ -127,16 +141,18 @@ def _became(want: Fraction, stop: int, target: int) -> str:
     return "nearest" if abs(stop - want) <= abs(alone - want) else "moved"
 
 
-def _link(decoupling: Decoupling, ends: list[int], k: int) -> Link | None:
-    """Return block ``k``'s link; one that ended inside the block before it still does."""
-    block = decoupling.blocks[k]
-    if block.link is None or block.link.length_unit != "unit":
-        return block.link
-    before = decoupling.blocks[k - 1]
-    room = ends[k - 1] - (ends[k - 2] if k > 1 else 0)
-    if block.link.length <= before.stop - before.start and block.link.length > room:
-        return replace(block.link, length=room)
-    return block.link
+def _link_is(before: Decoupling, after: Decoupling, k: int) -> str | None:
+    """Return what became of block ``k``'s link; lengths stay, and end with the block at the most.
+
+    A length in layers is as it was: how many a unit has is known once the network is decoupled.
+    """
+    link = after.blocks[k].link
+    if link is None:
+        return None
+    reached = [len(each.linked_units(k - 1)) for each in (before, after)]
+    if link.length_unit == "unit" and reached[1] < link.length == reached[0]:
+        return f"clipped to {reached[1]}, the whole block"
+    return "kept"
 
 
 def _notes(

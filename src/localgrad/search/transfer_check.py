@@ -12,7 +12,7 @@ from localgrad import heads, losses
 from localgrad.chain import Chain
 from localgrad.decoupling import Decoupling
 from localgrad.errors import LocalgradError
-from localgrad.model_state import dtype_of, evaluation
+from localgrad.model_state import device_of, dtype_of, evaluation
 from localgrad.site import Site
 
 
@@ -50,7 +50,7 @@ def check_heads(
         LocalgradError: a head does not fit the shape that it stands at; names the block and unit.
     """
     classes, tokens = (out[-1] if out else 0), (out[0] if len(out) == 2 else None)
-    device = example_input.device
+    device = device_of(chain.model)
     with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
         for k, block in enumerate(decoupling.blocks):
             if block.head is None:

@@ -24,7 +24,9 @@ class BlockReport:
         head_is: ``"kept"``: the same kind and options, built for the new shapes; ``"redone"``: the
             rule chose the units that it copies anew; ``"mapped"``: the units that it names were
             carried over; ``"clipped"``: fewer units are left for it; ``"tail"``.
-        link_before, link: how its loss reaches into the block before it.
+        link: how its loss reaches into the block before it, which stays as it is.
+        link_is: ``"kept"``; ``"clipped to N, the whole block"``, where that block now has fewer
+            units than the link is long; None where there is no link.
     """
 
     block: int
@@ -34,19 +36,12 @@ class BlockReport:
     head_before: Part | None
     head: Part | None
     head_is: str
-    link_before: Link | None = None
     link: Link | None = None
-
-    @property
-    def link_is(self) -> str | None:
-        """``"kept"``, ``"clipped"``, or None where there is no link."""
-        if self.link is None:
-            return None
-        return "kept" if self.link == self.link_before else "clipped"
+    link_is: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data."""
-        return {**dataclasses.asdict(self), "link_is": self.link_is}
+        return dataclasses.asdict(self)
 
 
 @dataclass(frozen=True)
@@ -92,7 +87,6 @@ def _head(each: BlockReport) -> str:
 
 
 def _link(each: BlockReport) -> str:
-    if each.link is None or each.link_before is None:
+    if each.link is None:
         return "-"
-    length = f"{each.link_before.length} {each.link.length_unit}"
-    return f"{length}: kept" if each.link_is == "kept" else f"{length} -> {each.link.length}"
+    return f"{each.link.length} {each.link.length_unit}: {each.link_is}"
