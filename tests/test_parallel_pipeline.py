@@ -107,9 +107,9 @@ def test_processes_that_differ(tmp_path: Path) -> None:
 def test_a_process_that_goes_away(how: str, reason: str, tmp_path: Path) -> None:
     first, last = mistakes(tmp_path, how)
     steps = [f"rank 1 was lost after step {step}: {reason}" for step in (5, 6)]
-    assert len(first) == 1
-    assert first[0] in steps
-    assert last == first
+    for told in (first, last):  # the first one holds the store, and may be gone before the last
+        assert len(told) == 1
+        assert told[0] in steps
 
 
 @pytest.mark.parametrize(
