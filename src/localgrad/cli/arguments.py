@@ -25,6 +25,7 @@ class Arguments:
     command: str | None = None
     flags: dict[str, Any] = field(default_factory=dict)
     options: list[tuple[str, Any]] = field(default_factory=list)
+    operand: str | None = None
 
     def tree(self) -> dict[str, Any]:
         """Return the options as a nested tree: a file's, then the command line's.
@@ -66,7 +67,7 @@ def parse(words: list[str]) -> Arguments:
             missing or out of place.
 
     >>> parse(["train", "--epochs", "5", "--resume"])
-    Arguments(command='train', flags={'resume': True}, options=[('epochs', 5)])
+    Arguments(command='train', flags={'resume': True}, options=[('epochs', 5)], operand=None)
     """
     found = Arguments()
     given: list[tuple[str, str | None]] = []
@@ -76,6 +77,9 @@ def parse(words: list[str]) -> Arguments:
         del rest[0]
         if not word.startswith("--"):
             if found.command is not None:
+                if COMMANDS[found.command].operand is not None and found.operand is None:
+                    found.operand = word
+                    continue
                 raise LocalgradError(f"{word!r} is not expected here: options start with --")
             found.command = _known(word, list(COMMANDS), "command", "localgrad --help")
             continue

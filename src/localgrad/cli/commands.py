@@ -12,11 +12,13 @@ class Command:
 
     Attributes:
         options: the options of the config that it reads, or their sections; None for all.
+        operand: what stands without a dash after the command, where something may.
     """
 
     text: str
     example: str
     options: tuple[str, ...] | None = None
+    operand: str | None = None
 
     def reads(self, key: str) -> bool:
         """Whether a dotted option of the config makes a difference here."""
@@ -53,6 +55,17 @@ COMMANDS = {
         "localgrad plan --network.name resnet20 --batch 128 --budget 64MiB --methods greedy",
         tuple(option for option in STEP if option != "activation_checkpoint"),  # it tries them
     ),
+    "reproduce": Command(
+        "run the rows of a published table, and print ours beside the published figures",
+        "localgrad reproduce infopro/cifar10 --rows resnet32-bp,resnet32-dgl-k4 --epochs 1 "
+        "--limit 512",
+        (
+            *("network", "data", "optimizer", "schedule", "epochs", "batch_size", "out"),
+            *("checkpoint_every", "precision", "activation_checkpoint", "compile"),
+            *("compile_fallback", "channels_last", "device", "threads"),
+        ),
+        operand="TABLE",
+    ),
     "list": Command("show the rules, networks and data sets", "localgrad list --json all.json", ()),
 }
 
@@ -73,7 +86,7 @@ class Flag:
 
 
 _CONFIGURED = ("train", "compare", "audit", "bench", "plan")
-_RUNS = ("train", "compare")
+_RUNS = ("train", "compare", "reproduce")
 _MADE_UP = ("bench", "plan")  # they need no data set
 
 #: A flag wins over an option of the config of the same name, in the commands that take it.
@@ -89,7 +102,18 @@ FLAGS = {
     "batch": Flag("inputs a step", _MADE_UP, "text", "N"),
     "blocks": Flag("numbers of blocks K to try, such as 4,16", _MADE_UP, "text", "K,..."),
     "predict": Flag("memory and FLOPs alone, predicted: any batch, nothing is run", ("bench",)),
-    "budget": Flag("memory that a step may take, such as 8GiB", ("plan",), "text", "SIZE"),
+    "budget": Flag(
+        "plan: memory that a step may take, such as 8GiB; reproduce: time in all, such as 2h",
+        ("plan", "reproduce"),
+        "text",
+        "LIMIT",
+    ),
+    "rows": Flag("these rows alone, in the table's order", ("reproduce",), "text", "ROW,..."),
+    "limit": Flag("train on the first N images", ("reproduce",), "text", "N"),
+    "seeds": Flag("runs of each row, with seeds 0 to N-1 [1]", ("reproduce",), "text", "N"),
+    "store": Flag("also add to DIR/TABLE/LABEL.json", ("reproduce",), "file", "DIR"),
+    "label": Flag("name of this machine in the store", ("reproduce",), "text", "LABEL"),
+    "list": Flag("show the tables, or a table's rows, and stop", ("reproduce",)),
     "devices": Flag("on paper, up to N devices, from unit times", ("plan",), "text", "N"),
     "micro_batches": Flag("with --devices: of GPipe and 1F1B [8,32]", ("plan",), "text", "M,..."),
     "bandwidth": Flag(

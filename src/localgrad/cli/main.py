@@ -61,7 +61,7 @@ def _refuse(words: list[str], text: str) -> int:
 
 
 def _run(words: list[str]) -> int:
-    from localgrad.cli import audit, bench, compare, help, listing, plan, train
+    from localgrad.cli import audit, bench, compare, help, listing, plan, reproduce, train
     from localgrad.cli.arguments import parse
     from localgrad.cli.commands import COMMANDS
     from localgrad.experiment.config import build_config, to_yaml
@@ -77,6 +77,8 @@ def _run(words: list[str]) -> int:
         return listing.run(flags)
     if os.getcwd() not in sys.path:  # for import paths, as with python -m
         sys.path.append(os.getcwd())
+    if arguments.command == "reproduce":  # its configurations are in the table
+        return reproduce.run(arguments, shlex.join(["localgrad", *words]))
     config = build_config(arguments.tree())
     if "print_config" in flags:
         print(to_yaml(config), end="")
