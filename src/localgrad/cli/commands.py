@@ -57,10 +57,11 @@ COMMANDS = {
     ),
     "reproduce": Command(
         "run the rows of a published table, and print ours beside the published figures",
-        "localgrad reproduce infopro/cifar10 --rows resnet32-bp,resnet32-dgl-k4 --epochs 1 "
-        "--limit 512",
+        "localgrad reproduce auglocal/resnet32 --rows bp,dgl --epochs 1 --limit 512",
         (
-            *("network", "data", "optimizer", "schedule", "epochs", "batch_size", "out"),
+            *("network", "optimizer", "schedule", "epochs", "batch_size", "out"),
+            *("data.path", "data.limit", "data.test_limit", "data.augment", "data.drop_last"),
+            *("data.stream", "data.on_corrupt", "data.workers", "data.prefetch"),
             *("checkpoint_every", "precision", "activation_checkpoint", "compile"),
             *("compile_fallback", "channels_last", "device", "threads"),
         ),
@@ -109,7 +110,7 @@ FLAGS = {
         "LIMIT",
     ),
     "rows": Flag("these rows alone, in the table's order", ("reproduce",), "text", "ROW,..."),
-    "limit": Flag("train on the first N images", ("reproduce",), "text", "N"),
+    "limit": Flag("short for --data.limit N", ("reproduce",), "text", "N"),
     "seeds": Flag("runs of each row, with seeds 0 to N-1 [1]", ("reproduce",), "text", "N"),
     "store": Flag("also add to DIR/TABLE/LABEL.json", ("reproduce",), "file", "DIR"),
     "label": Flag("name of this machine in the store", ("reproduce",), "text", "LABEL"),
