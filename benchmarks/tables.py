@@ -17,6 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import reproduce_table
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 DOCUMENTS = (
@@ -28,6 +30,7 @@ DOCUMENTS = (
     "docs/memory-and-speed.md",
     "docs/fast-steps.md",
     "docs/parallel.md",
+    "docs/reproduce.md",
 )
 STEPS = ("resnet32", "resnet110", "resnet50", "resnet101", "vit", "gpt2")
 FIGURE = ROOT / "docs" / "memory-time.svg"
@@ -646,6 +649,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "devices": devices_table,
     "devices-memory": devices_memory_table,
     "devices-by-hand": devices_by_hand,
+    **reproduce_table.tables(),
     **{f"bench-{case}": partial(bench_table, case) for case in STEPS},
 }
 PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)

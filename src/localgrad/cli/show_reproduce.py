@@ -14,13 +14,13 @@ _SIGNS = {
     "as published": "",
     "as cited by another paper": "'",
     "from memory, unverified": "~",
-    "derived, not published": "*",
+    "derived, not published": "†",
 }
 _NUMBERS = ("rows", "can run", "losses", "published", "ours", "n", "time")
-_MEANING = {
+MEANING = {
     "'": "' as cited by another paper",
     "~": "~ from memory of the paper, unverified",
-    "*": "* derived from published figures, not published itself",
+    "†": "† derived from published figures, not published itself",
 }
 
 
@@ -138,11 +138,18 @@ def what(figure: dict[str, Any]) -> str:
     return f"{figure['what']}{than}, {unit}"
 
 
+def sign_of(certainty: str) -> str:
+    """Return the sign that marks how certain a published figure is."""
+    return _SIGNS[certainty]
+
+
 def published(figure: dict[str, Any]) -> str:
     """Return a published value with the sign of its certainty."""
     sign = "+" if figure["what"] in ("accuracy above", "time above") else ""
     runs = f" (n={figure['n']})" if figure.get("n") else ""
-    return f"{_SIGNS[figure['certainty']]}{figure['value']:{sign}g}{runs}"
+    digits = figure.get("digits")
+    kind = "g" if digits is None else f".{digits}f"
+    return f"{_SIGNS[figure['certainty']]}{figure['value']:{sign}{kind}}{runs}"
 
 
 def ours(figure: dict[str, Any]) -> str:
@@ -188,7 +195,7 @@ def _columns(rows: list[dict[str, str]]) -> str:
 
 
 def _meanings(signs: list[str]) -> list[str]:
-    return [text for sign, text in _MEANING.items() if sign in signs]
+    return [text for sign, text in MEANING.items() if sign in signs]
 
 
 def _letter(number: int) -> str:

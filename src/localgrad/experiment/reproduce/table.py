@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from localgrad.errors import LocalgradError
-from localgrad.experiment.config import Choice, Config, Count, build_config, sentence
+from localgrad.experiment.config import Choice, Config, Count, Room, build_config, sentence
 from localgrad.experiment.yaml_text import read_yaml
 
 FOLDER = Path(__file__).resolve().parents[2] / "recipes"
@@ -42,6 +42,7 @@ class Published(_Plain):
     Attributes:
         what: what it measures, a key of :data:`UNITS`.
         value: in that unit; memory in GB of 1e9 bytes.
+        digits: decimals that the paper prints, where zeros at the end would be lost.
         than: the row that a difference is against.
         n: how many runs it is the mean of, where that is stated.
         source: paper and table.
@@ -59,6 +60,7 @@ class Published(_Plain):
         "time below",
     ]
     value: float = Field(allow_inf_nan=False)
+    digits: Room | None = None
     than: str | None = None
     n: Count | None = None
     source: str
