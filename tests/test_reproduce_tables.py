@@ -311,6 +311,8 @@ def test_scaled_says_exactly_what() -> None:
     summary = {"train_images": 500, "data": "cifar10 (JPEG copy)"}
     assert scaled(table, row, config, summary)[0] == "images 500 of 50,000"
     assert scaled(table, row, config, summary)[-1] == "data: cifar10 (JPEG copy)"
+    other = {"train_images": 73_257, "data": "cifar10"}  # not the images that were published
+    assert scaled(table, row, run_config(row, 0), other) == ["images 73,257, not 50,000"]
     whole = {"train_images": 50_000, "data": "cifar10"}
     assert scaled(table, row, run_config(row, 0, [("data.limit", 50_000)]), whole) == []
     changes: list[tuple[str, Any]] = [

@@ -86,9 +86,10 @@ def scaled(
             marks[index] += ", warm-up in proportion"
     images = config.data.limit if summary is None else summary["train_images"]
     whole = table.images
-    if images is not None and (whole is None or images < whole) and (whole or config.data.limit):
-        total = "" if whole is None else f" of {whole:,}"
-        marks.insert(0, f"images {images:,}{total}")
+    if whole is None and config.data.limit is not None:
+        marks.insert(0, f"images {images:,}")
+    elif whole is not None and images is not None and images != whole:
+        marks.insert(0, _mark("images", whole, images))
     if summary is not None and summary["data"] != config.data.name:
         marks.append(f"data: {summary['data']}")
     return marks
