@@ -19,7 +19,7 @@ from localgrad import LocalgradError
 from localgrad.cli import main
 from localgrad.experiment.build import load_data
 from localgrad.experiment.loop import Interrupted
-from localgrad.experiment.reproduce import order, runs, seconds, store
+from localgrad.experiment.reproduce import estimates, order, runs, seconds, store
 from localgrad.experiment.reproduce.runs import jobs_of, reproduce
 from localgrad.experiment.reproduce.seconds import estimated, read_duration
 from localgrad.experiment.reproduce.table import read as read_table
@@ -50,6 +50,8 @@ rows:
       - {what: time above, than: bp, value: 7}
   - {name: lost, network: resnet20, lacks: its rule is not built, published: 3}
 """
+ROOT = Path(__file__).resolve().parents[1]
+SAME: dict[str, Any] = {"scaled": ["images 96 of 1,438", "epochs 1 of 2, warm-up in proportion"]}
 SMALL = ("--epochs", "1", "--limit", "96", "--device", "cpu", "--quiet")
 
 
@@ -68,6 +70,7 @@ def run(digits: str, out: Path, *more: str) -> int:
 def finished(digits: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "x"
     assert run(digits, out, "--seeds", "2", "--json", str(out.parent / "x.json")) == 0
+    assert read(out / "reproduce.json") == read(out.parent / "x.json")  # later calls write it anew
     return out
 
 
@@ -85,8 +88,7 @@ def test_every_run_is_an_ordinary_one(finished: Path, capsys: Any) -> None:
 
 
 def test_result(finished: Path) -> None:
-    found = read(finished / "reproduce.json")
-    assert found == read(finished.parent / "x.json")
+    found = read(finished.parent / "x.json")
     assert (found["table"], found["settings"]) == ("digits", {"data.limit": 96, "epochs": 1})
     assert "--out" not in found["command"]
     assert "--json" not in found["command"]
@@ -121,15 +123,17 @@ def test_result(finished: Path) -> None:
 
 def test_what_is_printed(digits: str, finished: Path, capsys: Any, monkeypatch: Any) -> None:
     before = snapshot(finished)
-    monkeypatch.setattr(runs, "load_data", None)  # nothing is left to do
+    monkeypatch.setattr(estimates, "load_data", None)  # nothing is left to do
     assert run(digits, finished, "--seeds", "2", "--resume") == 0
-    assert snapshot(finished) == before
+    after = snapshot(finished)
+    before.pop("reproduce.json"), after.pop("reproduce.json")  # it has the new command
+    assert after == before
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "digits: Two rules on the digits"
     assert lines[1].split() == [
         *("row", "losses", "figure", "published", "ours", "n", "time", "scaled")
     ]
-    error = 100 * (1 - read(finished / "reproduce.json")["rows"][0]["test_accuracy"]["mean"])
+    error = 100 * (1 - read(finished.parent / "x.json")["rows"][0]["test_accuracy"]["mean"])
     assert lines[2].split()[:6] == ["bp", "1", "test", "error,", "%", "5"]
     assert f"{error:.2f} ± " in lines[2]
     assert lines[2].endswith("a")
@@ -145,7 +149,7 @@ def test_what_is_printed(digits: str, finished: Path, capsys: Any, monkeypatch: 
 
 
 def test_a_difference_finds_the_row_it_is_against(digits: str, finished: Path, capsys: Any) -> None:
-    whole = read(finished / "reproduce.json")["rows"][1]
+    whole = read(finished.parent / "x.json")["rows"][1]
     copy = finished.parent / "one.json"
     words = ("--seeds", "2", "--rows", "greedy", "--resume", "--json", str(copy))
     assert run(digits, finished, *words) == 0
@@ -195,6 +199,9 @@ class Clock:
 THREE = TABLE.replace("lacks: its rule is not built, ", "method: dgl, losses: 3, ")
 
 
+DATA: Any = object()  # nobody looks at it
+
+
 class World:
     """Runs that take what they are told to, on the clock."""
 
@@ -206,7 +213,7 @@ class World:
         self.ran: list[str] = []
         self.estimates: list[str] = []
         self.notes: list[str] = []
-        monkeypatch.setattr(runs, "load_data", lambda config: None)
+        monkeypatch.setattr(estimates, "load_data", lambda config: DATA)
         monkeypatch.setattr(runs, "_train", self.train)
 
     def train(
@@ -226,9 +233,10 @@ class World:
         self.estimates.append(name)
         return self.takes[name]
 
-    def go(self, seeds: int = 1, budget: float | None = None, **more: Any) -> Any:
+    def go(self, seeds: int = 1, budget: float | None = None, epochs: int = 2, **more: Any) -> Any:
         rows = list(self.table.rows)
-        jobs = jobs_of(rows, range(seeds), [("device", "cpu")], self.out)
+        changes = [("device", "cpu"), ("epochs", epochs)]
+        jobs = jobs_of(rows, range(seeds), changes, self.out)
         options = {"clock": self.clock, "estimate": self.estimate, "note": self.notes.append}
         return reproduce(
             self.table, rows, jobs, self.out, budget, resume=True, **{**options, **more}
@@ -293,8 +301,33 @@ def test_what_a_run_took_replaces_its_estimate(tmp_path: Path, monkeypatch: Any)
     assert world.ran == ["bp0", "greedy0", "lost0", "greedy1", "lost1"]
     assert left(report) == [("bp", 1, "needs about 30.0 s, 20.0 s of the budget is left")]
     kept = read(world.out / "estimates.json")
-    assert kept["seconds"] == {"bp": 30, "greedy": 10, "lost": 10}
+    taken = {name: entry["seconds"] for name, entry in kept["rows"].items()}
+    assert taken == {"bp": 30, "greedy": 10, "lost": 10}
     assert kept["table"] == "three"
+
+
+def test_an_estimate_is_of_its_options_alone(tmp_path: Path, monkeypatch: Any) -> None:
+    world = World(tmp_path, monkeypatch, {"bp": 30, "greedy": 40, "lost": 50})
+    with pytest.raises(LocalgradError, match="nothing fits"):
+        world.go(budget=10)
+    world.takes = {"bp": 3, "greedy": 40, "lost": 50}
+    assert [job.label for job in world.go(budget=10, epochs=1).finished] == ["bp seed 0"]
+    assert world.estimates == ["bp", "greedy", "lost"] * 2
+
+
+def test_finished_runs_need_no_data(tmp_path: Path, monkeypatch: Any) -> None:
+    world = World(tmp_path, monkeypatch, {"bp": 3, "greedy": 1, "lost": 2})
+    world.go(budget=5)
+    assert world.ran == ["bp0", "greedy0"]
+
+    def missing(config: Any) -> None:
+        raise LocalgradError("digits: not here")
+
+    monkeypatch.setattr(estimates, "load_data", missing)
+    monkeypatch.setattr(estimates.Estimates, "get", lambda self, row, config: None)
+    report = world.go()
+    assert [job.label for job in report.finished] == ["bp seed 0", "greedy seed 0"]
+    assert left(report) == [("lost", None, "digits: not here")]
 
 
 def test_estimates_are_kept_for_this_machine(tmp_path: Path, monkeypatch: Any) -> None:
@@ -339,7 +372,7 @@ def test_rows_without_their_data_are_left_out(tmp_path: Path, monkeypatch: Any) 
         asked.append(config)
         raise LocalgradError("svhn: not here")
 
-    monkeypatch.setattr(runs, "load_data", missing)
+    monkeypatch.setattr(estimates, "load_data", missing)
     with pytest.raises(LocalgradError, match="no row can be run: bp: svhn: not here"):
         world.go()
     assert len(asked) == 1
@@ -446,6 +479,42 @@ def test_store(digits: str, finished: Path, tmp_path: Path, capsys: Any) -> None
         assert run(digits, finished, *words) == 2
         assert message in error_line(capsys)
         assert path.read_text(encoding="utf-8") == text
+
+
+def test_tables_of_the_docs(finished: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    """Published rows beside what two machines found, from their files alone."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import reproduce_table
+
+    found = read(finished.parent / "x.json")
+    bp, greedy = found["rows"]
+    bp = {**bp, "row": "bp", "figures": bp["figures"]}
+    dgl = {**greedy, "row": "dgl", "figures": greedy["figures"][:1], "scaled": []}
+    dgl["figures"] = [{**dgl["figures"][0], "scaled": []}]
+    whole = {**found, "table": "backlink/cifar10", "order": order.orders([bp, {**dgl, **SAME}])}
+    for label, rows in (("box", [bp]), ("card", [bp, dgl])):
+        path = store.path_of(tmp_path, "backlink/cifar10", label)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({**whole, "rows": rows}), encoding="utf-8")
+    monkeypatch.setattr(reproduce_table, "STORE", tmp_path)
+    text = reproduce_table.tables()["reproduce-backlink-cifar10"]()
+    cells = [[cell.strip() for cell in row.split("|")[1:-1]] for row in text.splitlines()]
+    error = bp["figures"][0]["ours"]
+    shown = f"{error['mean']:.2f} ± {error['std']:.2f}"
+    figure = ["test error, %", "'7.37 (n=5)", shown, "2"]
+    taken = cells[2][6]
+    assert cells[2] == ["bp", "1", *figure, taken, "box", "(a)"]
+    assert cells[3] == ["", "", *figure, taken, "card", "(a)"]
+    assert next(row for row in cells if row[:1] == ["dgl"])[-2:] == ["card", "full"]
+    assert next(row for row in cells if row[:1] == ["infopro"])[4:] == [""] * 5
+    assert "(a) images 96 of 1,438; epochs 1 of 2, warm-up in proportion." in text
+    assert "Not run yet" not in text
+    overview = reproduce_table.tables()["reproduce"]().splitlines()
+    counts = next(row for row in overview if "backlink/cifar10`" in row).split("|")[3:7]
+    assert [int(cell) for cell in counts] == [7, 0, 2, 1]
+    empty = reproduce_table.tables()["reproduce-bwbpf-cifar10"]()
+    assert "Not run yet: `localgrad reproduce bwbpf/cifar10`." in empty
+    assert "| vgg19-sedona | - | test error, % | '11.58 |" in empty
 
 
 # --- mistakes

@@ -48,7 +48,13 @@ def rows_text(table: Table) -> str:
         _columns([line for row in table.rows for line in _listed(row)]),
         *_meanings([_SIGNS[figure.certainty] for figure in figures]),
     ]
-    parts += [f"cannot be run: {row.name}: {row.lacks}" for row in table.rows if row.lacks]
+    lacking: dict[str, list[str]] = {}
+    for row in table.rows:
+        if row.lacks is not None:
+            lacking.setdefault(row.lacks, []).append(row.name)
+    parts += [
+        _wrapped("cannot be run: ", f"{', '.join(names)}: {why}") for why, names in lacking.items()
+    ]
     for row in table.rows:
         notes = [
             row.note,
@@ -112,6 +118,15 @@ def found_text(table: Table, found: dict[str, Any]) -> str:
             )
     parts = [f"{table.name}: {table.title}", _columns(lines)]
     parts += [_wrapped(f"{letter}: ", "; ".join(marks)) for marks, letter in notes.items()]
+    missing = [
+        figure["than"]
+        for row in found["rows"]
+        for figure in row["figures"]
+        if figure["ours"] is None
+    ]
+    if missing:
+        names = ", ".join(dict.fromkeys(missing))
+        parts.append(_wrapped("-: ", f"differences wait for runs of the same seeds: {names}"))
     parts += _meanings(signs)
     parts += [line for order in found["order"] for line in order_lines(order)]
     reasons: dict[str, list[str]] = {}

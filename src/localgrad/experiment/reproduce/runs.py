@@ -10,20 +10,19 @@ from typing import Any
 
 import torch
 
-from localgrad.data import Dataset, TextDataset
 from localgrad.errors import LocalgradError
 from localgrad.experiment import environment
-from localgrad.experiment.build import build, find_device, load_data
+from localgrad.experiment.build import build, find_device
 from localgrad.experiment.config import Config
 from localgrad.experiment.folder import RunFolder
 from localgrad.experiment.host import prepare
 from localgrad.experiment.loop import Interrupted, Watcher, train
+from localgrad.experiment.reproduce.estimates import Estimate, Estimates, SharedData
 from localgrad.experiment.reproduce.scaling import run_config
 from localgrad.experiment.reproduce.seconds import estimated, shown
 from localgrad.experiment.reproduce.table import Row, Table
 
-Estimate = Callable[[Config, Dataset | TextDataset], float]
-RESULT, TIMES = "reproduce.json", "estimates.json"
+RESULT = "reproduce.json"
 
 
 @dataclass(frozen=True)
@@ -47,8 +46,6 @@ class Report:
 
     finished: list[Job] = field(default_factory=list)
     left_out: list[dict[str, Any]] = field(default_factory=list)
-    estimates: dict[str, float] = field(default_factory=dict)
-    hardware: str = ""
 
     def leave(self, row: Row, reason: str, seed: int | None = None) -> None:
         """Name a row, or a run of it, that is left out."""
@@ -75,20 +72,11 @@ def check_folder(table: Table, jobs: Sequence[Job], out: Path, resume: bool) -> 
     Raises:
         LocalgradError: it is a file, holds a run or another table, or runs of other settings.
     """
-    root = RunFolder(out)
     if out.exists() and not out.is_dir():
         raise LocalgradError(f"{out} is a file: give a folder as --out")
-    if (root / "config.yaml").exists():
+    if (out / "config.yaml").exists():
         raise LocalgradError(f"{out} holds a run or a comparison: give another --out")
-    if (root / TIMES).exists():
-        kept = root.read_json(TIMES)
-        if not isinstance(kept, dict) or not isinstance(kept.get("seconds"), dict):
-            raise LocalgradError(f"{root / TIMES} is damaged: delete it")
-        if kept.get("table") != table.name:
-            raise LocalgradError(
-                f"{out} holds runs of table {kept.get('table')}, not {table.name}: give another "
-                "--out"
-            )
+    Estimates(out, table.name).check()
     for job in jobs:
         job.folder.check(job.config, resume)
 
@@ -139,27 +127,22 @@ def reproduce(
             report.leave(row, row.lacks)
     if not jobs:
         raise LocalgradError(f"no row can be run: {rows[0].name}: {rows[0].lacks}")
+    report.finished = [job for job in jobs if job.folder.finished]
+    left = [job for job in jobs if not job.folder.finished]
+    if not left:
+        return report
     device = find_device(jobs[0].config.device)
     prepare(jobs[0].config.threads, device)
-    report.hardware = environment.hardware(device)
-    kept = _Data()
-    _estimate_all(table, jobs, out, report, kept, stop, note, estimate)
-    refused = {entry["row"] for entry in report.left_out}
+    estimates, data = Estimates(out, table.name), SharedData()
+    estimates.load(environment.hardware(device))
     failed: list[LocalgradError] = []
-    runnable = [job for job in jobs if job.row.name not in refused]
+    waiting = _estimated(left, estimates, data, report, failed, stop, note, estimate)
     end = None if budget is None else began + budget
-    if not runnable:
-        lacking = {row.name for row in rows if row.lacks is not None}
-        first = next(entry for entry in report.left_out if entry["row"] not in lacking)
-        raise LocalgradError(f"no row can be run: {first['row']}: {first['reason']}")
-    for number, job in enumerate(runnable, start=1):
-        if job.folder.finished:
-            report.finished.append(job)
-            continue
-        needs = report.estimates[job.row.name] * (1 - _done(job))
-        left = None if end is None else max(end - clock(), 0.0)
-        if left is not None and needs > left:
-            reason = f"needs about {shown(needs)}, {shown(left)} of the budget is left"
+    for number, job in enumerate(waiting, start=len(jobs) - len(waiting) + 1):
+        needs = _needs(job, estimates)
+        room = None if end is None else max(end - clock(), 0.0)
+        if room is not None and needs > room:
+            reason = f"needs about {shown(needs)}, {shown(room)} of the budget is left"
             report.leave(job.row, reason, job.seed)
             continue
 
@@ -168,8 +151,7 @@ def reproduce(
 
         start, fresh = clock(), not job.folder.checkpoint.exists()
         try:
-            watcher = watch(job.label, number, len(runnable))
-            _train(job, kept, watcher, resume, over, command)
+            _train(job, data, watch(job.label, number, len(jobs)), resume, over, command)
         except Interrupted:
             if stop():
                 raise
@@ -182,61 +164,62 @@ def reproduce(
         else:
             report.finished.append(job)
             if fresh:
-                report.estimates[job.row.name] = clock() - start
-                _keep(table, out, report)
+                estimates.put(job.row.name, job.config, clock() - start)
+    report.finished.sort(key=jobs.index)
     if not report.finished:
-        _raise_nothing(report, runnable, failed, budget)
+        _raise_nothing(waiting, estimates, failed, budget)
     return report
 
 
-def _estimate_all(
-    table: Table,
+def _estimated(
     jobs: Sequence[Job],
-    out: Path,
+    estimates: Estimates,
+    data: SharedData,
     report: Report,
-    data: _Data,
+    failed: list[LocalgradError],
     stop: Callable[[], bool],
     note: Callable[[str], Any],
     estimate: Estimate,
-) -> None:
-    waiting = {job.row.name: job for job in reversed(jobs) if not job.folder.finished}
-    if not waiting:
-        return
-    root = RunFolder(out)
-    if (root / TIMES).exists():
-        kept = root.read_json(TIMES)
-        if kept["hardware"] == report.hardware:
-            report.estimates.update(kept["seconds"])
+) -> list[Job]:
+    """Estimate every row that no earlier call did; return the runs of those that can be run."""
+    refused: set[str] = set()
     for job in jobs:
         name = job.row.name
-        if waiting.get(name) is not job or name in report.estimates:
+        if name in refused or estimates.get(name, job.config) is not None:
             continue
         if stop():
             raise Interrupted
         try:
+            found = data.of(job.config)
             note(f"estimating {name}")
-            report.estimates[name] = estimate(job.config, data.of(job.config))
+            estimates.put(name, job.config, estimate(job.config, found))
         except LocalgradError as error:
-            report.leave(job.row, str(error))
+            reason = str(error)
         except (MemoryError, torch.OutOfMemoryError):
-            report.leave(job.row, "out of memory")
-    if report.estimates:
-        _keep(table, out, report)
-    refused = {entry["row"] for entry in report.left_out}
-    todo = [job for job in jobs if not job.folder.finished and job.row.name not in refused]
-    total = sum(report.estimates[job.row.name] * (1 - _done(job)) for job in todo)
-    if todo:
-        note(f"{len(todo)} run{'s' * (len(todo) > 1)} to do, about {shown(total)}")
+            reason = "out of memory: lower --batch_size"
+        else:
+            continue
+        refused.add(name)
+        failed.append(LocalgradError(f"no row can be run: {name}: {reason}"))
+        report.leave(job.row, reason)
+    waiting = [job for job in jobs if job.row.name not in refused]
+    if waiting:
+        total = shown(sum(_needs(job, estimates) for job in waiting))
+        note(f"{len(waiting)} run{'s' * (len(waiting) > 1)} to do, about {total}")
+    return waiting
 
 
-def _keep(table: Table, out: Path, report: Report) -> None:
-    kept = {"table": table.name, "hardware": report.hardware, "seconds": report.estimates}
-    RunFolder(out).write_json(TIMES, kept)
+def _needs(job: Job, estimates: Estimates) -> float:
+    """Return the seconds that a run still needs; an earlier call may have done some epochs."""
+    whole = estimates.get(job.row.name, job.config)
+    assert whole is not None, job.label
+    done = len(job.folder.metrics()) if job.folder.checkpoint.exists() else 0
+    return whole * max(1 - done / job.config.epochs, 0.0)
 
 
 def _train(
     job: Job,
-    data: _Data,
+    data: SharedData,
     watcher: Watcher,
     resume: bool,
     stop: Callable[[], bool],
@@ -251,44 +234,19 @@ def _train(
         raise LocalgradError("out of memory: lower --batch_size") from None
 
 
-def _done(job: Job) -> float:
-    """Return the part of a run's epochs that an earlier call has done, 0..1."""
-    if not job.folder.checkpoint.exists():
-        return 0.0
-    return min(len(job.folder.metrics()) / job.config.epochs, 1.0)
-
-
 def _raise_nothing(
-    report: Report, jobs: Sequence[Job], failed: list[LocalgradError], budget: float | None
+    jobs: Sequence[Job],
+    estimates: Estimates,
+    failed: list[LocalgradError],
+    budget: float | None,
 ) -> None:
-    if failed:
+    if failed and (budget is None or len(failed) >= len(jobs)):
         raise failed[0]
-    started = [job for job in jobs if job.folder.checkpoint.exists()]
-    if budget is not None and not started:
-        needs = {job.row.name: report.estimates[job.row.name] for job in jobs}
-        shortest = min(needs, key=lambda name: needs[name])
-        raise LocalgradError(
-            f"nothing fits --budget {shown(budget)}: the shortest row, {shortest}, needs about "
-            f"{shown(needs[shortest])}: allow more, or scale down by --epochs and --limit"
-        )
-
-
-class _Data:
-    """The data set in use: rows of one table share it, so one is kept."""
-
-    def __init__(self) -> None:
-        self.key: str | None = None
-        self.found: Dataset | TextDataset | LocalgradError | None = None
-
-    def of(self, config: Config) -> Dataset | TextDataset:
-        """Return the data of a configuration; read, or found missing, once."""
-        key = config.data.model_dump_json()
-        if self.found is None or key != self.key:
-            self.found, self.key = None, key  # room for the next one
-            try:
-                self.found = load_data(config)
-            except LocalgradError as error:
-                self.found = error
-        if isinstance(self.found, LocalgradError):
-            raise self.found
-        return self.found
+    if budget is None or any(job.folder.checkpoint.exists() for job in jobs):
+        return
+    shortest = min(jobs, key=lambda job: _needs(job, estimates))
+    raise LocalgradError(
+        f"nothing fits --budget {shown(budget)}: the shortest row, {shortest.row.name}, needs "
+        f"about {shown(_needs(shortest, estimates))}: allow more, or scale down by --epochs and "
+        "--limit"
+    )
