@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import statistics
 import subprocess
@@ -226,7 +227,8 @@ class World:
             if stop():
                 job.folder.write("checkpoint/last.pt", "")
                 raise Interrupted
-        job.folder.write("summary.json", "{}")
+        job.folder.write_json("reach.json", {})
+        job.folder.write_json("summary.json", dict.fromkeys(runs.NEEDED, 1))
 
     def estimate(self, config: Any, data: Any) -> float:
         name = Path(config.out).name.rpartition("-s")[0]
@@ -570,8 +572,34 @@ def test_folders_are_not_mixed_up(digits: str, finished: Path, tmp_path: Path, c
     assert run(digits, damaged, "--resume") == 2
     assert "estimates.json is damaged: delete it" in error_line(capsys)
     (tmp_path / "file").write_text("", encoding="utf-8")
+    assert run(digits, tmp_path / "x", "--store", str(tmp_path / "file"), "--label", "a") == 2
+    assert "file is a file" in error_line(capsys)
     assert run(digits, tmp_path / "file") == 2
     assert "is a file" in error_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("summary.json", "{", "summary.json is damaged: "),
+        ("summary.json", "{}", "summary.json is damaged: it has no 'network'; delete the folder"),
+        ("summary.json", "[]", "summary.json is damaged: it has no 'network'"),
+        ("metrics.jsonl", "x", "metrics.jsonl is damaged: "),
+        ("reach.json", None, "reach.json: No such file"),
+    ],
+)
+def test_damaged_runs_are_named_before_others_start(
+    digits: str, finished: Path, tmp_path: Path, capsys: Any, name: str, text: Any, message: str
+) -> None:
+    out = tmp_path / "x"
+    shutil.copytree(finished / "bp-s0", out / "bp-s0")
+    if text is None:
+        (out / "bp-s0" / name).unlink()
+    else:
+        (out / "bp-s0" / name).write_text(text, encoding="utf-8")
+    assert run(digits, out, "--resume") == 2
+    assert message in error_line(capsys)
+    assert not (out / "greedy-s0").exists()
 
 
 def test_lists(digits: str, tmp_path: Path, capsys: Any) -> None:

@@ -13,6 +13,7 @@ import torch
 from localgrad.errors import LocalgradError
 from localgrad.experiment import environment
 from localgrad.experiment.build import build, find_device
+from localgrad.experiment.compare import gather
 from localgrad.experiment.config import Config
 from localgrad.experiment.folder import RunFolder
 from localgrad.experiment.host import prepare
@@ -23,6 +24,12 @@ from localgrad.experiment.reproduce.seconds import estimated, shown
 from localgrad.experiment.reproduce.table import Row, Table
 
 RESULT = "reproduce.json"
+#: What is read from the summary of a finished run.
+NEEDED = (
+    *("network", "data", "blocks", "test_accuracy", "block_accuracy", "train_seconds"),
+    *("train_images", "peak_memory_bytes", "peak_activation_bytes", "flops_per_image"),
+    *("date", "hardware", "platform", "versions", "commit"),
+)
 
 
 @dataclass(frozen=True)
@@ -70,7 +77,8 @@ def check_folder(table: Table, jobs: Sequence[Job], out: Path, resume: bool) -> 
     """Refuse a folder that holds something else, before anything is done.
 
     Raises:
-        LocalgradError: it is a file, holds a run or another table, or runs of other settings.
+        LocalgradError: it is a file, holds a run or another table, runs of other settings, or a
+            finished run whose files are damaged.
     """
     if out.exists() and not out.is_dir():
         raise LocalgradError(f"{out} is a file: give a folder as --out")
@@ -79,6 +87,16 @@ def check_folder(table: Table, jobs: Sequence[Job], out: Path, resume: bool) -> 
     Estimates(out, table.name).check()
     for job in jobs:
         job.folder.check(job.config, resume)
+        if job.folder.finished:
+            summary = job.folder.read_json("summary.json")
+            known = summary if isinstance(summary, dict) else {}
+            missing = [key for key in NEEDED if key not in known]
+            if missing:
+                raise LocalgradError(
+                    f"{job.folder / 'summary.json'} is damaged: it has no {missing[0]!r}; delete "
+                    "the folder to run it anew"
+                )
+            gather(job.folder)  # the other files
 
 
 def reproduce(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +74,14 @@ def check(path: Path, table: str, settings: Result) -> Result | None:
     """Return what stands at ``path``, None for nothing; refuse what cannot be merged.
 
     Raises:
-        LocalgradError: as :func:`read`, or its runs were scaled otherwise.
+        LocalgradError: as :func:`read`, or its runs were scaled otherwise, or nothing can be
+            written there.
     """
+    near = next(parent for parent in path.parents if parent.exists())
+    if not near.is_dir():
+        raise LocalgradError(f"cannot write {path}: {near} is a file")
+    if not os.access(near, os.W_OK):
+        raise LocalgradError(f"cannot write {path}: no permission in {near}")
     if not path.exists():
         return None
     found = read(path, table)
