@@ -185,7 +185,7 @@ def reproduce(
                 estimates.put(job.row.name, job.config, clock() - start)
     report.finished.sort(key=jobs.index)
     if not report.finished:
-        _raise_nothing(waiting, estimates, failed, budget)
+        _raise_nothing(waiting, estimates, failed, budget, clock() - began)
     return report
 
 
@@ -257,14 +257,16 @@ def _raise_nothing(
     estimates: Estimates,
     failed: list[LocalgradError],
     budget: float | None,
+    spent: float,
 ) -> None:
     if failed and (budget is None or len(failed) >= len(jobs)):
         raise failed[0]
     if budget is None or any(job.folder.checkpoint.exists() for job in jobs):
         return
     shortest = min(jobs, key=lambda job: _needs(job, estimates))
+    of_it = f", of which estimating took {shown(spent)}" if spent >= 1 else ""
     raise LocalgradError(
-        f"nothing fits --budget {shown(budget)}: the shortest row, {shortest.row.name}, needs "
-        f"about {shown(_needs(shortest, estimates))}: allow more, or scale down by --epochs and "
+        f"nothing fits --budget {shown(budget)}{of_it}: the shortest row, {shortest.row.name}, "
+        f"needs about {shown(_needs(shortest, estimates))}: allow more, or scale down by --epochs and "
         "--limit"
     )
