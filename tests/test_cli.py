@@ -62,7 +62,7 @@ def test_help_of_a_command_shows_every_option(command, capsys):
             assert (name in shown) == (command in flag.commands or name in options)
     left_out = options - set(shown)
     expected = {
-        "compare": {"method.name"},
+        "compare": {"method.name", "decoupling"},
         "reproduce": {"network.name"},
         "train": comparing,
         "audit": comparing,

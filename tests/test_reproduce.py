@@ -525,9 +525,9 @@ def test_tables_of_the_docs(finished: Path, tmp_path: Path, monkeypatch: Any) ->
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "reproduce needs a table: auglocal/resnet110, "),
+        ([], "reproduce needs TABLE: localgrad reproduce auglocal/resnet32"),
         (["infopro/cifar"], "unknown table 'infopro/cifar'; did you mean 'infopro/cifar10'?"),
-        (["infopro/cifar10", "twice"], "'twice' is not expected here"),
+        (["infopro/svhn", "two"], "reproduce takes one table, got infopro/svhn and two"),
         (["DIGITS", "--rows", "gredy"], "has no row 'gredy'; did you mean 'greedy'?"),
         (["DIGITS", "--rows", "bp,lost"], "row 'lost' cannot be run: its rule is not built"),
         (["DIGITS", "--budget", "soon"], "--budget soon: expected a time, such as 2h"),

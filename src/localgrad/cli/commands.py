@@ -11,18 +11,21 @@ class Command:
     """A command: what it does, and an example that runs as it stands.
 
     Attributes:
-        options: the options of the config that it reads, or their sections; None for all.
-        operand: what stands without a dash after the command, where something may.
+        options: the options of the config that it reads, or their sections; None for all but
+            those of a search.
+        operands: what it takes besides, as the help calls it; empty for nothing.
     """
 
     text: str
     example: str
     options: tuple[str, ...] | None = None
-    operand: str | None = None
+    operands: str = ""
 
     def reads(self, key: str) -> bool:
         """Whether a dotted option of the config makes a difference here."""
-        return self.options is None or key in self.options or key.split(".")[0] in self.options
+        if self.options is None:
+            return not key.startswith("search.")
+        return key in self.options or key.split(".")[0] in self.options
 
 
 #: What decides a step of a network on inputs that are made up.
@@ -65,9 +68,31 @@ COMMANDS = {
             *("checkpoint_every", "precision", "activation_checkpoint", "compile"),
             *("compile_fallback", "channels_last", "device", "threads"),
         ),
-        operand="TABLE",
+        "TABLE",
     ),
-    "list": Command("show the rules, networks and data sets", "localgrad list --json all.json", ()),
+    "search": Command(
+        "find decouplings: held-out accuracy against memory, FLOPs or time",
+        "localgrad search --search.trials 6 --search.epochs 1 --out runs/search",
+        (
+            *(option for option in STEP if option != "methods"),
+            *("data", "schedule", "epochs", "batch_size", "out", "search"),
+        ),
+    ),
+    "transfer": Command(
+        "carry a decoupling over to another network: its cuts by stage, its heads by kind",
+        "localgrad transfer dgl-resnet32-k4 --network.name resnet56 --out dgl-resnet56-k4.yaml",
+        ("network", "granularity", "units", "ties", "device", "threads", "seed", "channels_last"),
+        "DECOUPLING",
+    ),
+    "analyse": Command(
+        "what trained runs learned: similarity, linear probes, early exits, gradients",
+        "localgrad analyse runs/three/bp-s0 runs/three/greedy-s0",
+        ("data.path", "out"),
+        "RUN ...",
+    ),
+    "list": Command(
+        "show the rules, networks, data sets and decouplings", "localgrad list --json all.json", ()
+    ),
 }
 
 
@@ -86,8 +111,8 @@ class Flag:
     value: str = "FILE"
 
 
-_CONFIGURED = ("train", "compare", "audit", "bench", "plan")
-_RUNS = ("train", "compare", "reproduce")
+_CONFIGURED = ("train", "compare", "audit", "bench", "plan", "search", "transfer")
+_RUNS = ("train", "compare", "search", "reproduce")
 _MADE_UP = ("bench", "plan")  # they need no data set
 
 #: A flag wins over an option of the config of the same name, in the commands that take it.
@@ -96,13 +121,14 @@ FLAGS = {
     "print_config": Flag("show the whole tree of options and stop", _CONFIGURED),
     "input": Flag(
         "shape of one input, such as 3x224x224, or 1024 for tokens; default: what the network says",
-        _MADE_UP,
+        (*_MADE_UP, "transfer"),
         "text",
         "SHAPE",
     ),
-    "batch": Flag("inputs a step", _MADE_UP, "text", "N"),
+    "batch": Flag("inputs a step", (*_MADE_UP, "transfer"), "text", "N"),
     "blocks": Flag("numbers of blocks K to try, such as 4,16", _MADE_UP, "text", "K,..."),
-    "predict": Flag("memory and FLOPs alone, predicted: any batch, nothing is run", ("bench",)),
+    "predict": Flag("predict memory and FLOPs at any batch; nothing is run", ("bench", "transfer")),
+    "out": Flag("write the decoupling here, for train --decoupling", ("transfer",), "file"),
     "budget": Flag(
         "plan: memory that a step may take, such as 8GiB; reproduce: time in all, such as 2h",
         ("plan", "reproduce"),
@@ -120,13 +146,15 @@ FLAGS = {
     "bandwidth": Flag(
         "with --devices: bytes/s between neighbours [1.25GB]", ("plan",), "text", "SIZE"
     ),
+    "inputs": Flag("images for CKA, and of each part for probes [2000]", ("analyse",), "text", "N"),
+    "no_probes": Flag("leave the linear probes out", ("analyse",)),
     "measure": Flag("also time what is proposed, on this device", ("plan",)),
     "largest": Flag("also find the largest batch of every option", ("plan",)),
     "seconds": Flag("stop after so long [300]", ("plan",), "text", "N"),
     "resume": Flag("go on where --out stopped; start it if there is nothing yet", _RUNS),
     "json": Flag("also write what is printed as JSON", tuple(COMMANDS), "file"),
     "plot": Flag("also draw a figure: .svg or .png (audit: .svg)", ("audit", "bench"), "file"),
-    "quiet": Flag("no progress", (*_RUNS, *_MADE_UP)),
+    "quiet": Flag("no progress", (*_RUNS, *_MADE_UP, "analyse")),
     "debug": Flag("show the traceback of an error", tuple(COMMANDS)),
     "help": Flag("show this and stop", tuple(COMMANDS)),
 }

@@ -18,8 +18,8 @@ def help_text(command: str | None) -> str:
     what = COMMANDS[command]
     lines = [f"localgrad {command}: {what.text}", ""]
     options = "" if what.options == () else " [--OPTION VALUE] ..."
-    operand = "" if what.operand is None else f" {what.operand}"
-    lines += [f"usage: localgrad {command}{operand} [FLAGS]{options}", "", "flags"]
+    operands = f" {what.operands}" if what.operands else ""
+    lines += [f"usage: localgrad {command}{operands} [FLAGS]{options}", "", "flags"]
     lines += [_flag(name) for name, flag in FLAGS.items() if command in flag.commands]
     if options:
         lines += _options(command)
@@ -40,7 +40,7 @@ def _overview() -> str:
 def _options(command: str) -> list[str]:
     from localgrad.experiment.config import keys
 
-    in_recipes = COMMANDS[command].operand == "TABLE"
+    in_recipes = COMMANDS[command].operands == "TABLE"
     where = (
         "in place of the recipe's" if in_recipes else "on the command line or in the --config file"
     )
@@ -73,6 +73,8 @@ def _default(info: Any) -> str:
     default = info.get_default(call_default_factory=True)
     if default is None or default == []:
         return ""
+    if isinstance(default, list):
+        return f" [{', '.join(map(str, default))}]"
     shown = str(default).lower() if isinstance(default, bool) else default
     return f" [{shown}]"
 

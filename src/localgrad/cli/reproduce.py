@@ -34,10 +34,8 @@ def run(arguments: Arguments, command: str) -> int:
     flags = arguments.flags
     check_writable(flags.get("json"))
     if "list" in flags:
-        return _list(arguments.operand, flags)
-    if arguments.operand is None:
-        raise LocalgradError(f"reproduce needs a table: {', '.join(table.names())}")
-    chosen = table.read(arguments.operand)
+        return _list(_one(arguments.operands), flags)
+    chosen = table.read(str(_one(arguments.operands)))
     rows = chosen.chosen(_names(flags["rows"]) if "rows" in flags else None)
     changes = [(key, value) for key, value in arguments.options if key != "out"]
     if "limit" in flags:
@@ -94,6 +92,12 @@ def _list(name: str | None, flags: dict[str, Any]) -> int:
     print(tables_text(tables) if name is None else rows_text(tables[0]))
     write_json(flags.get("json"), [one.model_dump(mode="json") for one in tables])
     return 0
+
+
+def _one(operands: list[str]) -> str | None:
+    if len(operands) > 1:
+        raise LocalgradError(f"reproduce takes one table, got {' and '.join(operands)}")
+    return operands[0] if operands else None
 
 
 def _names(text: str) -> list[str]:

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from localgrad import LocalLearner, decouple, losses, methods, networks
+from localgrad import Decoupling, LocalLearner, decouple, losses, methods, networks
 from localgrad.data import (
     Batches,
     Dataset,
@@ -23,8 +23,9 @@ from localgrad.data import (
     load,
     load_text,
 )
+from localgrad.data.held_out import of_text
 from localgrad.errors import LocalgradError
-from localgrad.experiment import precision
+from localgrad.experiment import decoupling_file, precision
 from localgrad.experiment.config import Choice, Config, sentence
 from localgrad.experiment.host import prepare
 from localgrad.parallel.mesh import Mesh
@@ -39,7 +40,7 @@ class Experiment:
     """What a run trains, and on what."""
 
     config: Config
-    method: methods.Method
+    method: methods.Method | Decoupling
     learner: LocalLearner
     data: Dataset | TextDataset
     train: AnyBatches
@@ -50,7 +51,10 @@ class Experiment:
 
     @property
     def label(self) -> str:
-        """The method's display name."""
+        """The display name of the method, or of the decoupling's file."""
+        if isinstance(self.method, Decoupling):
+            file = self.config.decoupling
+            return self.method.method if file is None else decoupling_file.label(file)
         return methods.label(self.method)
 
     @property
@@ -60,7 +64,10 @@ class Experiment:
 
 
 def build(
-    config: Config, data: Dataset | TextDataset | None = None, mesh: Mesh | None = None
+    config: Config,
+    data: Dataset | TextDataset | None = None,
+    mesh: Mesh | None = None,
+    decoupling: Decoupling | None = None,
 ) -> Experiment:
     """Build everything a run needs; seeds the global random state.
 
@@ -68,6 +75,7 @@ def build(
         config: the checked configuration.
         data: a data set already loaded by the same ``data`` options.
         mesh: the processes that train together, where they are several.
+        decoupling: finished blocks in the method's place; default: what the configured file holds.
 
     Raises:
         LocalgradError: for anything in the configuration that cannot be built.
@@ -78,6 +86,8 @@ def build(
     prepare(config.threads, device)
     precision.check(device, config.precision)
     build_method(config.method)  # a misspelt option is found before the data is read
+    if config.decoupling is not None and decoupling is None:
+        decoupling = decoupling_file.read(config.decoupling)
     if data is None:
         data = load_data(config)
     torch.manual_seed(config.seed)
@@ -87,7 +97,9 @@ def build(
     model = model.to(device)
     train, test = _batches(config, data, device)
     example = test.first()[0][:2]
-    method = build_method(config.method, data)
+    method: methods.Method | Decoupling = build_method(config.method, data)
+    if decoupling is not None:
+        method = decoupling_file.for_data(decoupling, data)
     loss = losses.each_token if isinstance(data, TextDataset) else F.cross_entropy
     learner = decouple(
         model,
@@ -108,11 +120,17 @@ def build(
     return Experiment(config, method, learner, data, train, test, device, loss, mesh)
 
 
-def load_data(config: Config) -> Dataset | TextDataset:
-    """Read the data set that the configuration names; ``digits`` has no use for a path."""
+def load_data(config: Config, validation: float | None = None) -> Dataset | TextDataset:
+    """Read the data set that the configuration names; ``digits`` has no use for a path.
+
+    Args:
+        config: of which ``data`` counts.
+        validation: test on this part of the training data; the test data are not read.
+    """
     wanted = config.data
     if wanted.name == "text":
-        return load_text(wanted.path, wanted.level, wanted.context, wanted.limit, wanted.test_limit)
+        text = load_text(wanted.path, wanted.level, wanted.context, wanted.limit, wanted.test_limit)
+        return text if validation is None else of_text(text, validation)
     data = load(
         wanted.name,
         None if wanted.name == "digits" else wanted.path,
@@ -123,6 +141,7 @@ def load_data(config: Config) -> Dataset | TextDataset:
         stream=wanted.stream,
         crop=wanted.crop,
         on_corrupt=wanted.on_corrupt,
+        validation=validation,
     )
     given = {"pad": wanted.pad, "padding": wanted.padding, "flip": wanted.flip}
     changed: dict[str, Any] = {name: value for name, value in given.items() if value is not None}

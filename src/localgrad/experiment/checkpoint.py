@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from localgrad.errors import LocalgradError
 from localgrad.experiment.folder import atomically
+from localgrad.parallel.late import put_back
 
 
 @dataclass
@@ -25,6 +26,8 @@ class Position:
         correct, seen: training accuracy of the epoch under way.
         losses: sums of each block's loss over the epoch under way.
         skipped: updates of the epoch under way that overflowed in fp16.
+        late_links: blocks whose link is late, where that depends on what each process holds: a run
+            goes on with the same ones, however many processes there are then.
     """
 
     epoch: int = 0
@@ -35,6 +38,7 @@ class Position:
     seen: int = 0
     losses: list[float] = field(default_factory=list)
     skipped: int = 0
+    late_links: list[int] | None = None
 
 
 def write(path: Path, state: dict[str, Any], position: Position) -> None:
@@ -49,13 +53,22 @@ def save(
     optimizer: torch.optim.Optimizer,
     position: Position,
     scaler: torch.amp.GradScaler | None = None,
+    late: dict[str, Tensor] | None = None,
 ) -> None:
-    """Write a checkpoint; the one before stays until the new one is whole."""
+    """Write a checkpoint; the one before stays until the new one is whole.
+
+    Args:
+        path: the file.
+        learner, optimizer, position, scaler: what is saved.
+        late: gradients that wait for the next update, by name.
+    """
     device = next(learner.parameters()).device
     state: dict[str, Any] = {
         "learner": learner.state_dict(),
         "optimizer": optimizer.state_dict(),
     }
+    if late:
+        state["late"] = late
     if scaler is not None:
         state["scaler"] = scaler.state_dict()
     if device.type == "cuda":
@@ -69,7 +82,7 @@ def load(
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler | None = None,
 ) -> Position:
-    """Put a checkpoint's state in place.
+    """Put a checkpoint's state in place, with the gradients that wait for the next update.
 
     Raises:
         LocalgradError: the file is damaged or of another learner.
@@ -82,6 +95,7 @@ def load(
         optimizer.load_state_dict(state["optimizer"])
         if scaler is not None:
             scaler.load_state_dict(state["scaler"])
+        put_back(learner.named_parameters(), state.get("late", {}))
         torch.set_rng_state(state["random"].cpu())
         if device.type == "cuda" and "random_cuda" in state:
             torch.cuda.set_rng_state(state["random_cuda"].cpu(), device)

@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Field,
     ValidationError,
     field_validator,
@@ -16,55 +15,23 @@ from pydantic import (
 )
 
 from localgrad.errors import LocalgradError
+from localgrad.experiment.option_kinds import Choice as Choice
+from localgrad.experiment.option_kinds import (
+    Count,
+    Factor,
+    Momentum,
+    Rate,
+    Room,
+    Section,
+    Seed,
+    Share,
+)
+from localgrad.experiment.search_options import SearchConfig
 from localgrad.experiment.yaml_text import dumps, read_yaml
-
-Count = Annotated[int, Field(ge=1, strict=True)]
-Room = Annotated[int, Field(ge=0, strict=True)]
-Seed = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
-Rate = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
-Momentum = Annotated[float, Field(ge=0, lt=1, strict=True)]
-Factor = Annotated[float, Field(gt=0, le=1, strict=True)]
-Share = Annotated[float, Field(ge=0, le=1, strict=True)]
+from localgrad.sizes import read_bytes
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-
-
-class Choice(BaseModel):
-    """A name and the options of what it names; those are checked where it is built.
-
-    Options stand beside the name, or in a mapping ``options``: ``{name: vgg11, width: 8}`` and
-    ``{name: vgg11, options: {width: 8}}`` are the same.
-    """
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-
-    name: str
-
-    @model_validator(mode="before")
-    @classmethod
-    def _beside_the_name(cls, given: Any) -> Any:
-        if isinstance(given, str):
-            return {"name": given}
-        if not isinstance(given, dict) or given.get("options") is None:
-            return given
-        beside = {key: value for key, value in given.items() if key != "options"}
-        inside = given["options"]
-        if not isinstance(inside, dict):
-            raise ValueError(f"options must be a mapping (name: value), got {inside!r}")
-        twice = sorted(str(key) for key in beside if key in inside)
-        if twice:
-            raise ValueError(f"{twice[0]!r} stands both beside options and in them")
-        return {**beside, **inside}
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Everything but the name."""
-        return dict(self.model_extra or {})
-
-
-class DataConfig(_Section):
+class DataConfig(Section):
     """Which images, and how they are fed."""
 
     name: str = Field("digits", description="data set: see `localgrad list`")
@@ -100,7 +67,7 @@ class DataConfig(_Section):
         return "sequences" if self.name == "text" else "images"
 
 
-class OptimizerConfig(_Section):
+class OptimizerConfig(Section):
     """How weights move."""
 
     name: Literal["sgd", "adamw"] = Field("sgd", description="sgd or adamw")
@@ -116,7 +83,7 @@ class OptimizerConfig(_Section):
     )
 
 
-class ScheduleConfig(_Section):
+class ScheduleConfig(Section):
     """How the learning rate moves, step by step."""
 
     name: Literal["cosine", "step", "constant"] = Field(
@@ -132,14 +99,29 @@ class ScheduleConfig(_Section):
     gamma: Factor = Field(0.1, description="step decay: factor")
 
 
-class ParallelConfig(_Section):
+class ParallelConfig(Section):
     """How many processes train together; torchrun starts them."""
 
     blocks: Count = Field(1, description="parts that the network's blocks are spread over")
     data: Count = Field(1, description="replicas of each part, each with rows of the batch")
     timeout: Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)] = Field(
-        30.0, description="seconds that a process waits for another before the run ends"
+        20.0, description="seconds that a process waits for another before the run ends"
     )
+    late_links: bool | list[Room] = Field(
+        False,
+        description="links between processes come one step late, so that none waits; or the blocks "
+        "whose link does",
+    )
+    memory: str | float | None = Field(
+        None, description="most that a process's part may hold, such as 2GiB; default: no bound"
+    )
+
+    @field_validator("memory")
+    @classmethod
+    def _is_a_size(cls, given: str | float | None) -> str | float | None:
+        if given is not None:
+            read_bytes(given, "memory")
+        return given
 
     @property
     def processes(self) -> int:
@@ -147,7 +129,7 @@ class ParallelConfig(_Section):
         return self.blocks * self.data
 
 
-class Config(_Section):
+class Config(Section):
     """Everything that decides a run's numbers, and where they go."""
 
     method: Choice = Field(Choice(name="backprop"), description="rule: see `localgrad list`")
@@ -158,6 +140,9 @@ class Config(_Section):
     blocks: Count | None = Field(None, description="number of blocks K; default: the rule's own")
     cuts: list[str | int] | None = Field(
         None, description="last unit of each block but the final one: labels or numbers"
+    )
+    decoupling: str | None = Field(
+        None, description="train, audit: file of finished blocks, or a shipped one, for a method"
     )
     granularity: Literal["stage", "unit", "layer"] = Field(
         "unit", description="how finely the network is cut into units"
@@ -199,6 +184,7 @@ class Config(_Section):
     repeats: Annotated[int, Field(ge=5, strict=True)] = Field(
         7, description="compare, bench: timed steps of each rule"
     )
+    search: SearchConfig = SearchConfig()
 
     @field_validator("method", "network", mode="before")
     @classmethod
@@ -222,12 +208,44 @@ class Config(_Section):
         return given
 
     @model_validator(mode="after")
+    def _finished(self) -> Config:
+        if self.decoupling is None:
+            return self
+        taken = [key for key in ("blocks", "cuts", "balance") if getattr(self, key) is not None]
+        if self.method != type(self).model_fields["method"].default:
+            taken.insert(0, "method")
+        if taken:
+            raise ValueError(
+                f"decoupling: {self.decoupling!r} has its heads and cuts: leave out "
+                f"{' and '.join(taken)}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _scaler_sees_all(self) -> Config:
         if self.precision == "fp16" and self.optimizer.update == "block":
             raise ValueError(
                 "optimizer.update: 'block' cannot go with precision 'fp16', whose scaler must see "
                 "all gradients before it decides whether to skip an update; use 'step' or bf16"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _links_can_be_late(self) -> Config:
+        late = self.parallel.late_links
+        if late is False:
+            return self
+        if late is True and self.parallel.blocks == 1:
+            raise ValueError(
+                "parallel.late_links: 'true' means links between parts, and parallel.blocks is 1; "
+                "name the blocks, as in [0, 2]"
+            )
+        for key, given in (("precision", self.precision == "fp16"), ("compile", self.compile)):
+            if given:
+                raise ValueError(
+                    f"parallel.late_links cannot go with {key} {getattr(self, key)!r}: leave one "
+                    "out"
+                )
         return self
 
     @model_validator(mode="after")
@@ -279,7 +297,7 @@ def sentence(error: Any, place: str = "") -> str:
         return f"{where} is missing"
     if error["type"] == "value_error":
         text = str(error["ctx"]["error"])
-        return text if text.startswith("unknown option") else f"{where}: {text}"
+        return f"{where}: {text}" if where and not text.startswith("unknown option") else text
     given = repr(error["input"])
     given = given if len(given) <= 60 else f"{given[:57]}..."
     if error["type"] in ("model_type", "model_attributes_type", "dict_type"):

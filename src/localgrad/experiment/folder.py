@@ -17,7 +17,8 @@ from localgrad.experiment.yaml_text import loads, read_yaml
 FREE = (
     *("out", "device", "threads", "checkpoint_every", "methods", "seeds", "repeats"),
     *("data.path", "data.workers", "data.prefetch"),
-    *("parallel.blocks", "parallel.data", "parallel.timeout"),
+    *("parallel.blocks", "parallel.data", "parallel.timeout", "parallel.memory"),
+    *("search.trials", "search.processes"),
 )
 _OURS = ("summary.json", "metrics.jsonl", "model.safetensors", "compare.json", "checkpoint/last.pt")
 

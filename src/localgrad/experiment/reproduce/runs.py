@@ -267,6 +267,6 @@ def _raise_nothing(
     of_it = f", of which estimating took {shown(spent)}" if spent >= 1 else ""
     raise LocalgradError(
         f"nothing fits --budget {shown(budget)}{of_it}: the shortest row, {shortest.row.name}, "
-        f"needs about {shown(_needs(shortest, estimates))}: allow more, or scale down by --epochs and "
-        "--limit"
+        f"needs about {shown(_needs(shortest, estimates))}: allow more, or scale down by --epochs "
+        "and --limit"
     )

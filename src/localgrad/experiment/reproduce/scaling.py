@@ -13,7 +13,7 @@ from localgrad.experiment.reproduce.table import Row, Table
 #: What makes a row this row; to change it would be another row.
 _THE_ROW = (
     *("method", "network.name", "data.name", "blocks", "cuts", "granularity", "units", "balance"),
-    *("seed", "ties"),
+    *("seed", "ties", "decoupling"),
 )
 _ONLY_SPEED = (
     "compile",
