@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import reproduce_table
 from parallel_step import table as parallel
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,6 +31,7 @@ DOCUMENTS = (
     "docs/memory-and-speed.md",
     "docs/fast-steps.md",
     "docs/parallel.md",
+    "docs/reproduce.md",
     "docs/search.md",
     "docs/processes.md",
 )
@@ -867,6 +869,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "kills": kills_table,
     "parallel-summary": parallel_summary,
     **{f"parallel{part}": partial(parallel_table, part) for part in parallel.PARTS},
+    **reproduce_table.tables(),
     **{f"bench-{case}": partial(bench_table, case) for case in STEPS},
 }
 PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -27,6 +27,28 @@ def no_default_folder(monkeypatch):
     monkeypatch.delenv("LOCALGRAD_DATA", raising=False)
 
 
+@pytest.mark.parametrize("name", ["svhn", "stl10", "tiny-imagenet", "cifar100", "fashion-mnist"])
+def test_another_data_set_is_never_taken_for_this_one(tmp_path, monkeypatch, name):
+    """A folder of data sets that holds CIFAR-10 alone holds no other."""
+    folder = write(tmp_path / "cifar10", arrays(12), arrays(5))
+    asked = []
+
+    def download(spec):
+        asked.append(spec.name)
+        raise LocalgradError("not here")
+
+    monkeypatch.setattr("localgrad.data.find.download", download)
+    monkeypatch.setenv("LOCALGRAD_DATA", os.pathsep.join([str(tmp_path), str(folder)]))
+    with pytest.raises(LocalgradError, match="not here"):
+        data.load(name)
+    assert asked == [name]
+    for path in (tmp_path, folder):
+        with pytest.raises(LocalgradError, match=f"pass the folder of {name}'s"):
+            data.load(name, path)
+    assert len(data.load("parquet", folder).train) == 12
+    assert len(data.load("cifar10").train) == 12
+
+
 @pytest.mark.parametrize("column", ["img", "image"])
 def test_png_round_trip(tmp_path, column):
     train, test = arrays(12), arrays(5, seed=1)

@@ -108,7 +108,7 @@ def _is_flag(key: str, command: str | None) -> bool:
 
 def _check_taken(command: str, found: Arguments) -> None:
     what = COMMANDS[command]
-    if what.operands and not found.operands:
+    if what.operands and not found.operands and "list" not in found.flags:
         raise LocalgradError(f"{command} needs {what.operands}: {what.example}")
     for key in found.flags:
         takers = [name for name in FLAGS[key].commands if name in COMMANDS]

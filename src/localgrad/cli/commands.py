@@ -58,6 +58,18 @@ COMMANDS = {
         "localgrad plan --network.name resnet20 --batch 128 --budget 64MiB --methods greedy",
         tuple(option for option in STEP if option != "activation_checkpoint"),  # it tries them
     ),
+    "reproduce": Command(
+        "run the rows of a published table, and print ours beside the published figures",
+        "localgrad reproduce auglocal/resnet32 --rows bp,dgl --epochs 1 --limit 512",
+        (
+            *("network", "optimizer", "schedule", "epochs", "batch_size", "out"),
+            *("data.path", "data.limit", "data.test_limit", "data.augment", "data.drop_last"),
+            *("data.stream", "data.on_corrupt", "data.workers", "data.prefetch"),
+            *("checkpoint_every", "precision", "activation_checkpoint", "compile"),
+            *("compile_fallback", "channels_last", "device", "threads"),
+        ),
+        "TABLE",
+    ),
     "search": Command(
         "find decouplings: held-out accuracy against memory, FLOPs or time",
         "localgrad search --search.trials 6 --search.epochs 1 --out runs/search",
@@ -100,7 +112,7 @@ class Flag:
 
 
 _CONFIGURED = ("train", "compare", "audit", "bench", "plan", "search", "transfer")
-_RUNS = ("train", "compare", "search")
+_RUNS = ("train", "compare", "search", "reproduce")
 _MADE_UP = ("bench", "plan")  # they need no data set
 
 #: A flag wins over an option of the config of the same name, in the commands that take it.
@@ -117,7 +129,18 @@ FLAGS = {
     "blocks": Flag("numbers of blocks K to try, such as 4,16", _MADE_UP, "text", "K,..."),
     "predict": Flag("predict memory and FLOPs at any batch; nothing is run", ("bench", "transfer")),
     "out": Flag("write the decoupling here, for train --decoupling", ("transfer",), "file"),
-    "budget": Flag("memory that a step may take, such as 8GiB", ("plan",), "text", "SIZE"),
+    "budget": Flag(
+        "plan: memory that a step may take, such as 8GiB; reproduce: time in all, such as 2h",
+        ("plan", "reproduce"),
+        "text",
+        "LIMIT",
+    ),
+    "rows": Flag("these rows alone, in the table's order", ("reproduce",), "text", "ROW,..."),
+    "limit": Flag("short for --data.limit N", ("reproduce",), "text", "N"),
+    "seeds": Flag("runs of each row, with seeds 0 to N-1 [1]", ("reproduce",), "text", "N"),
+    "store": Flag("also add to DIR/TABLE/LABEL.json", ("reproduce",), "file", "DIR"),
+    "label": Flag("name of this machine in the store", ("reproduce",), "text", "LABEL"),
+    "list": Flag("show the tables, or a table's rows, and stop", ("reproduce",)),
     "devices": Flag("on paper, up to N devices, from unit times", ("plan",), "text", "N"),
     "micro_batches": Flag("with --devices: of GPipe and 1F1B [8,32]", ("plan",), "text", "M,..."),
     "bandwidth": Flag(

@@ -40,7 +40,11 @@ def _overview() -> str:
 def _options(command: str) -> list[str]:
     from localgrad.experiment.config import keys
 
-    lines = ["", "options, on the command line or in the --config file"]
+    in_recipes = COMMANDS[command].operands == "TABLE"
+    where = (
+        "in place of the recipe's" if in_recipes else "on the command line or in the --config file"
+    )
+    lines = ["", f"options, {where}"]
     section = ""
     for key, info in keys():
         if not COMMANDS[command].reads(key) or (key in FLAGS and command in FLAGS[key].commands):
@@ -57,7 +61,8 @@ def _options(command: str) -> list[str]:
         group = key.partition(".")[0] if "." in key else ""
         if group != section:
             section = group
-        lines.append(_row(f"--{key}", text + _default(info)))
+        if not (in_recipes and key == "network.name"):  # it belongs to the row
+            lines.append(_row(f"--{key}", text if in_recipes else text + _default(info)))
         if key in ("method.name", "network.name"):
             what = "the rule" if group == "method" else "the network"
             lines.append(_row(f"--{group}.OPTION", f"options of {what}"))

@@ -94,6 +94,7 @@ def _run(words: list[str]) -> int:
         help,
         listing,
         plan,
+        reproduce,
         search,
         train,
         transfer,
@@ -113,6 +114,8 @@ def _run(words: list[str]) -> int:
         return listing.run(flags)
     if os.getcwd() not in sys.path:  # for import paths, as with python -m
         sys.path.append(os.getcwd())
+    if arguments.command == "reproduce":  # its configurations are in the table
+        return reproduce.run(arguments, shlex.join(["localgrad", *words]))
     config = build_config(arguments.tree())
     if "print_config" in flags:
         print(to_yaml(config), end="")

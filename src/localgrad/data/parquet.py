@@ -22,7 +22,7 @@ from torch import Tensor
 
 from localgrad.data.extra import extra, no_bars_in_files
 from localgrad.data.rows import ArrowSource, Rows, TableSource
-from localgrad.data.specs import Spec
+from localgrad.data.specs import SPECS, Spec
 from localgrad.errors import LocalgradError
 
 _IMAGE_COLUMNS = ("img", "image")
@@ -34,7 +34,8 @@ def find_files(folder: Path, spec: Spec) -> Files | None:
     """The parquet files of each split, in ``folder`` or in one folder inside it.
 
     Looks in the folder inside that has the data set's name, the folders inside that, ``folder``
-    itself, the one named as the set's configuration on the hub, then any one folder inside.
+    itself, the one named as the set's configuration on the hub, then any one folder inside; a
+    folder that has the name of another data set is never taken for this one.
 
     Args:
         folder: an existing folder.
@@ -50,15 +51,27 @@ def find_files(folder: Path, spec: Spec) -> Files | None:
     own = folder / spec.name
     configured = [parent / spec.config for parent in (own, folder) if spec.config]
     for candidate in (own, *configured[:1], *_folders(own), folder, *configured[1:]):
+        if _is_anothers(candidate, spec):
+            continue
         if found := _splits_in(candidate, tests):
             return _complete(candidate, found, tests)
-    others = [(inner, found) for inner in _folders(folder) if (found := _splits_in(inner, tests))]
+    others = [
+        (inner, found)
+        for inner in _folders(folder)
+        if not _is_anothers(inner, spec) and (found := _splits_in(inner, tests))
+    ]
     if len(others) > 1:
         seen = ", ".join(inner.name for inner, _ in others)
         raise LocalgradError(
             f"{folder}: several folders hold parquet files ({seen}): pass the one of {spec.name}"
         )
     return _complete(*others[0], tests) if others else None
+
+
+def _is_anothers(folder: Path, spec: Spec) -> bool:
+    """Whether the folder's name is that of another published data set."""
+    named = SPECS.get(folder.name)
+    return spec.hub_name is not None and named is not None and named.name != spec.name
 
 
 def test_names(spec: Spec) -> list[str]:
