@@ -39,7 +39,7 @@ from localgrad.experiment.seal import seal
 
 SHARED = [
     *("--network.name", "interruptions:network", "--data.limit", "160", "--data.test_limit", "100"),
-    *("--batch_size", "32", "--epochs", "6", "--checkpoint_every", "1", "--device", "cpu"),
+    *("--batch_size", "32", "--epochs", "4", "--checkpoint_every", "1", "--device", "cpu"),
     *("--threads", "1", "--quiet"),
 ]
 RULES = {
@@ -217,10 +217,12 @@ def interrupted(root: Path, kills: int, draw: random.Random) -> list[dict[str, A
     for number in range(kills):
         name = list(RULES)[number % len(RULES)]
         wanted, seconds = references[name]
-        how, delay = STOPS[number // len(RULES) % len(STOPS)], draw.uniform(0, seconds)
-        out, errors = root / f"run {number}", root / f"errors {number}.txt"
-        words = ["train", *SHARED, *RULES[name], "--out", str(out), "--resume"]
-        code = stopped(words, errors, how, delay)
+        how, code, again = STOPS[number // len(RULES) % len(STOPS)], 0, 0
+        while code == 0:  # it came to its end before
+            out, errors = root / f"run {number} {again}", root / f"errors {number}.txt"
+            words = ["train", *SHARED, *RULES[name], "--out", str(out), "--resume"]
+            delay = draw.uniform(0, seconds)
+            code, again = stopped(words, errors, how, delay), again + 1
         found = (out / "checkpoint" / "last.pt").exists()
         resumed = whole(words, errors)
         row = {
