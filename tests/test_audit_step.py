@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -372,16 +370,3 @@ def g():
     assert main(["audit", "--step", f"{name}:f"]) == 0
     assert main(["audit", "--step", f"{name}:g"]) == 2
     assert sys.modules[name].done == ["after", "failed"]
-
-
-def test_the_example_shows_both() -> None:
-    path = EXAMPLES / "forgotten_detach.py"
-    spec = importlib.util.spec_from_file_location("forgotten_detach", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module: ModuleType = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    model, step = module.forgetful()
-    plain = audit(step, model)
-    assert plain.units == ("blocks", "heads")
-    assert plain.matrix.all()

@@ -145,10 +145,10 @@ def _kept(
             for tensor, value in state:
                 if not torch.equal(tensor, value):
                     tensor.copy_(value)
-            for parameter, gradient, value in gradients:
+            for parameter, gradient, before in gradients:
                 parameter.grad = gradient
-                if gradient is not None and value is not None:
-                    gradient.copy_(value)
+                if gradient is not None and before is not None:
+                    gradient.copy_(before)
         for one, kept in optimizers.items():
             one.load_state_dict(copy.deepcopy(kept))
 

@@ -90,14 +90,15 @@ class Losses(TorchFunctionMode):
     def __enter__(self) -> Losses:
         # Tensor.backward looks these up when it is called
         self._before = torch.autograd.backward, torch.autograd.grad
-        for name, call in zip(("backward", "grad"), self._before, strict=True):
-            setattr(torch.autograd, name, self._watched(call, name))
-        super().__enter__()  # type: ignore[no-untyped-call]
+        backward, grad = self._before
+        torch.autograd.backward = self._watched(backward, "backward")
+        torch.autograd.grad = self._watched(grad, "grad")
+        super().__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)  # type: ignore[no-untyped-call]
-        torch.autograd.backward, torch.autograd.grad = self._before  # type: ignore[assignment]
+        super().__exit__(*error)
+        torch.autograd.backward, torch.autograd.grad = self._before
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is announce:
