@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import doctest
+import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +24,9 @@ from localgrad.errors import LocalgradError
 from localgrad.layer_columns import layer_columns
 from test_decoupling import rows
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+ROOT = Path(__file__).parents[1]
+EXAMPLES, PAGE = ROOT / "examples", ROOT / "docs" / "how-far-do-gradients-travel.md"
+PICTURES = ROOT / "benchmarks" / "reach_pictures.py"
 
 
 @pytest.fixture
@@ -76,6 +80,43 @@ def test_the_example_on_the_command_line(
     assert f"   2 {'. # # .' if function == 'forgetful' else '. . # .'} . . # .\n" in out
     assert f"   3 cross_entropy, forgotten_detach.py:{line}\n" in out
     assert plot.read_text().startswith("<svg")
+
+
+# --- the page about it
+
+
+def test_the_pages_example() -> None:
+    done = doctest.testfile(str(PAGE), module_relative=False)
+    assert done.attempted > 5
+    assert done.failed == 0
+
+
+def test_the_pages_pictures_show_what_is_measured() -> None:
+    spec = importlib.util.spec_from_file_location("reach_pictures", PICTURES)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    expected = {
+        "backprop": "#######",
+        "greedy": "##..... ..##... ....###",
+        "backlink": "##..... .###... ...####",
+        "deep_supervision": "##..... ####... ######. #######",
+    }
+    found = module.measured()
+    text = PAGE.read_text(encoding="utf-8")
+    for name, reach in found.items():
+        if name in expected:
+            assert reach.matrix.tolist() == rows(expected[name]), name
+        picture = (PAGE.parent / f"reach-{name}.svg").read_text(encoding="utf-8")
+        wrong = int((reach.matrix != reach.declared).sum()) if reach.declared is not None else 0
+        cells = f"{int(reach.matrix.sum()) - wrong} cells agree, {wrong} violations"
+        assert cells in picture, name
+        assert f"(reach-{name}.svg)" in text
+    assert found.keys() >= expected.keys()
+    assert found["forgotten_detach"].violations == [
+        "loss 2 trains unit 'blocks.1', against its declaration"
+    ]
 
 
 # --- what counts as a loss
