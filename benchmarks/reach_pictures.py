@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections import OrderedDict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def measured() -> dict[str, localgrad.Reach]:
     found = {}
     for name, (rule, blocks, _) in RULES.items():
         learner = localgrad.decouple(network(), rule, blocks=blocks, example_input=x)
-        found[name] = localgrad.audit(lambda one=learner: one.step(x, y), learner)
+        found[name] = localgrad.audit(partial(learner.step, x, y), learner)
     example = _example()
     model, step = example.repaired()
     found["repaired"] = localgrad.audit(step, model, layer_columns(model))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from dataclasses import replace
@@ -161,6 +162,26 @@ def test_a_resumed_run_goes_on_in_tensorboard(tmp_path: Path) -> None:
     newest = max(files, key=lambda path: path.stat().st_mtime)
     newest.write_bytes(newest.read_bytes() + b"\x18\0\0\0")  # killed within a record
     run(out, **{"log.tensorboard": True})
+    assert_equal(events(out / "tensorboard"), lines(out))
+
+
+@pytest.mark.parametrize("call", ["flush", "close"])
+def test_a_full_disk_is_one_line(
+    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(self: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    pytest.importorskip("tensorboard")
+    from torch.utils.tensorboard import SummaryWriter
+
+    out = tmp_path / "run"
+    monkeypatch.setattr(SummaryWriter, call, refuse)
+    given = words({**OPTIONS, "log.tensorboard": True})
+    assert main(["train", *given, "--out", str(out), "--quiet"]) == 2
+    assert error_line(capsys).endswith(f"cannot write {out}/tensorboard: No space left on device")
+    monkeypatch.undo()
+    assert main(["train", *given, "--out", str(out), "--quiet", "--resume"]) == 0
     assert_equal(events(out / "tensorboard"), lines(out))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +30,9 @@ class TensorBoardLog:
         further back be the one that is good.
         """
         there = self._there() if self.path.exists() else set()
-        try:
-            self._writer = self._new_writer(
-                str(self.path), purge_step=len(history) + 1 if there else None
-            )
-        except OSError as error:
-            raise cannot_write(self.path, error) from error
+        purge = len(history) + 1 if there else None
+        with self._told():
+            self._writer = self._new_writer(str(self.path), purge_step=purge)
         for metrics in history:
             self._add(metrics, there)
 
@@ -43,16 +42,22 @@ class TensorBoardLog:
 
     def close(self) -> None:
         """Write what is left."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            with self._told():
+                writer.close()
 
     def _add(self, metrics: dict[str, Any], there: set[tuple[str, int]]) -> None:
-        try:
+        with self._told():
             for name, value in scalars(metrics).items():
                 if (name, metrics["epoch"]) not in there:
                     self._writer.add_scalar(name, value, metrics["epoch"])
             self._writer.flush()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise cannot_write(self.path, error) from error
 
