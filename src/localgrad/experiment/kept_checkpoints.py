@@ -41,7 +41,7 @@ class KeptCheckpoints:
 
     def found(self) -> list[Path]:
         """Return the files that are there, the newest first."""
-        older = sorted(self.last.parent.glob("last-*.pt"), key=_age)
+        older = sorted(filter(_age, self.last.parent.glob("last-*.pt")), key=_age)
         files = [p for p in (self.last, self._aside, *older, self.best) if p.exists()]
         if {self.last, self._aside} <= set(files) and self._aside.samefile(self.last):
             files.remove(self._aside)
@@ -126,14 +126,15 @@ class KeptCheckpoints:
                 os.replace(self._aside, self._older(1))
                 self._refused.discard(self._older(1))
         for path in self.last.parent.glob("last-*.pt"):
-            if self.keep <= _age(path) < float("inf"):
+            if _age(path) >= self.keep:
                 path.unlink()
         sync_folder(self.last.parent)
 
 
-def _age(path: Path) -> float:
+def _age(path: Path) -> int:
+    """Return the number in ``last-1.pt``; 0 for a file that is not one of ours."""
     text = path.stem.removeprefix("last-")
-    return int(text) if text.isdecimal() else float("inf")
+    return int(text) if text.isdecimal() else 0
 
 
 def _same_file(path: Path, other: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from localgrad import CompileReport, Reach, audit
+from localgrad import Reach, audit
 from localgrad.errors import LocalgradError
 from localgrad.experiment import environment
 from localgrad.experiment.build import Experiment
@@ -25,29 +24,10 @@ from localgrad.experiment.results import summarise, tested, write_model
 from localgrad.experiment.schedule import learning_rate
 from localgrad.experiment.skipped import note_skipped
 from localgrad.experiment.update import Update
+from localgrad.experiment.watcher import Interrupted as Interrupted
+from localgrad.experiment.watcher import Watcher as Watcher
 
 CHECK_EVERY = 50  # steps between looks at the losses, so that a GPU need not wait at each
-
-
-class Interrupted(Exception):  # noqa: N818 - a wish, not an error
-    """The run was asked to stop; its state is saved."""
-
-
-class Watcher:
-    """Told what happens; the command line shows it."""
-
-    def refused(self, text: str) -> None:
-        """A checkpoint is damaged, and the one before it is used."""
-        print(f"warning: {text}", file=sys.stderr)
-
-    def compiled(self, report: CompileReport) -> None:
-        """Whether steps run compiled from now on."""
-
-    def batch(self, position: Position, batches: int, losses: list[float] | None) -> None:
-        """A batch is done; ``losses`` is of each block, where it was looked at."""
-
-    def epoch(self, metrics: dict[str, Any], epochs: int) -> None:
-        """An epoch is done."""
 
 
 def train(
