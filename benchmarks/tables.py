@@ -17,6 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from parallel_step import table as parallel
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 DOCUMENTS = (
@@ -28,6 +30,7 @@ DOCUMENTS = (
     "docs/memory-and-speed.md",
     "docs/fast-steps.md",
     "docs/parallel.md",
+    "docs/processes.md",
 )
 STEPS = ("resnet32", "resnet110", "resnet50", "resnet101", "vit", "gpt2")
 FIGURE = ROOT / "docs" / "memory-time.svg"
@@ -455,6 +458,8 @@ def prediction_table() -> str:
 
 def freed_memory_table() -> str:
     """A step where freed memory is kept, beside one where it goes back to the kernel."""
+    if not (RESULTS / "freed-memory-cpu.json").exists():
+        return "Not measured yet: `python benchmarks/cpu/freed_memory.py`."
     found = read("freed-memory-cpu")
     header = ["rule", "K", "given back, s", "of it in the kernel", "kept, s", "kept ÷ given back",
               "page faults a step", "kept", "resident MiB", "kept"]  # fmt: skip
@@ -515,6 +520,36 @@ BY_HAND = {
     ("1F1B", 8): (2.9, 4.2, 5.4),
     ("1F1B", 32): (3.6, 6.3, 10.1),
 }
+
+
+def late_links_table() -> str:
+    """What late links cost in accuracy."""
+    if not (RESULTS / "late-links.json").exists():
+        return "Not measured yet: `python benchmarks/cpu/late_links.py`."
+    cases = read("late-links")["cases"].values()
+    rows = []
+    for found in cases:
+        in_time = next(row for row in found["rows"] if row["links"] == "in time")
+        for row in found["rows"]:
+            late = ", ".join(map(str, row["late_links"]))
+            other = "-" if row is in_time else above(row, in_time)
+            name = row["links"] if row["links"] == "Greedy" else f"BackLink L=1, {row['links']}"
+            of = [found["data"], name, late or "-", str(row["n"]), percent(row["test_accuracy"])]
+            rows.append([*of, other])
+    header = ["data", "rule, links", "late at blocks", "n", "test accuracy %"]
+    settings = [
+        f"{found['data']}: first {found['train_images']:,} training images, "
+        f"{plural(found['epochs'], 'epoch')}, batch {found['batch_size']}, tested on "
+        f"{found['test_images']:,}"
+        for found in cases
+    ]
+    one = next(iter(cases))
+    options = "".join(f", {key} {value}" for key, value in one["network_options"].items())
+    return (
+        f"{markdown([*header, 'against in time, points'], rows)}\n\n{one['network']}{options}, "
+        f"{one['blocks']} blocks, in one process; {'; '.join(settings)}; points: mean ± standard "
+        f"deviation over seeds; {one['hardware']}; {one['date'][:10]}."
+    )
 
 
 def devices_result() -> Row | None:
@@ -626,6 +661,70 @@ def devices_by_hand() -> str:
     )
 
 
+KILLS = {
+    "training": "killed in training",
+    "checkpoint": "killed while a checkpoint was written",
+    "stop": "stopped, so that it hangs",
+}
+
+
+def kills_table() -> str:
+    """What became of runs of which a process was killed or stopped."""
+    if not (RESULTS / "kills.json").exists():
+        return "Not measured yet: `python benchmarks/cpu/kills.py`."
+    grids = read("kills")["grids"]
+    lines = []
+    for found in grids:
+        grid = found["grid"]
+        for kind, title in KILLS.items():
+            rows = [row for row in found["rows"] if row["kind"] == kind]
+            if not rows:
+                continue
+            ends = [row["ended_seconds"] for row in rows]
+            right = sum(row["messages"] == 1 and row["named"] for row in rows)
+            lines.append(
+                [
+                    f"{grid['blocks']} x {grid['data']}",
+                    title,
+                    str(len(rows)),
+                    f"{statistics.mean(ends):.1f} ({max(ends):.1f})",
+                    f"{right} of {len(rows)}",
+                    f"{sum(row['same'] for row in rows)} of {len(rows)}",
+                    str(sum(row["left"] for row in rows)),
+                ]
+            )
+    header = ["blocks x data", "a process is", "n", "all ended after, s: mean (longest)"]
+    table = markdown(
+        [*header, "one message, of the right rank", "same weights at the end", "left over"], lines
+    )
+    whole = sum(row["half_written"] for found in grids for row in found["rows"])
+    about = grids[0]
+    return (
+        f"{table}\n\nIn {whole} of these runs the process was lost while the checkpoint's "
+        f"temporary file was there. {about['hardware']}; torch {about['versions']['torch']}; "
+        f"{about['date'][:10]}."
+    )
+
+
+def parallel_result() -> Row | None:
+    """Return what benchmarks/cpu/parallel.py found; None where it has not run."""
+    return read("parallel") if (RESULTS / "parallel.json").exists() else None
+
+
+def parallel_table(part: str) -> str:
+    """Local learning beside DDP and pipelines, in two processes."""
+    found = parallel_result()
+    if found is None:
+        return "Not measured yet: `python benchmarks/cpu/parallel.py`."
+    header, rows, note = parallel.PARTS[part](found)
+    return f"{markdown(header, rows)}\n\n{note}"
+
+
+def parallel_summary() -> str:
+    found = parallel_result()
+    return "Not measured yet." if found is None else parallel.summary(found)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "summary": summary_table,
     "cifar10-resnet20-k4": lambda: accuracy_table("cifar10-resnet20-k4"),
@@ -643,9 +742,13 @@ TABLES: dict[str, Callable[[], str]] = {
     "compiled": compiled_table,
     "freed-memory": freed_memory_table,
     "budget": budget_table,
+    "late-links": late_links_table,
     "devices": devices_table,
     "devices-memory": devices_memory_table,
     "devices-by-hand": devices_by_hand,
+    "kills": kills_table,
+    "parallel-summary": parallel_summary,
+    **{f"parallel{part}": partial(parallel_table, part) for part in parallel.PARTS},
     **{f"bench-{case}": partial(bench_table, case) for case in STEPS},
 }
 PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)

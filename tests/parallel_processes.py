@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo  # optimizers import it, in each process anew
 from torch import Tensor, nn
 
 from localgrad import LocalgradError, LocalLearner, decouple, methods

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 import localgrad
 from localgrad import methods as M
 from localgrad.analysis.agreement import agreement
-from localgrad.analysis.cka import Alignment
+from localgrad.analysis.cka import Alignment, grams
 from localgrad.analysis.exits import exit_flops, saving
 from localgrad.analysis.features import pooled, unit_outputs
 from localgrad.analysis.probes import probe
@@ -38,11 +38,11 @@ def test_alignment_is_the_mean_of_unbiased_estimates() -> None:
     ]
     alignment = Alignment()
     for a, b, c in batches:
-        alignment.add([a, b], [b, c])
-    grams = [[f.flatten(1) @ f.flatten(1).T for f in batch] for batch in batches]
+        alignment.add(grams([a, b]), grams([b, c]))
+    products = [[f.flatten(1) @ f.flatten(1).T for f in batch] for batch in batches]
 
     def mean(i: int, j: int) -> float:
-        return sum(slow_hsic(g[i], g[j]) for g in grams) / len(grams)
+        return sum(slow_hsic(g[i], g[j]) for g in products) / len(products)
 
     found = alignment.result()
     for row, i in enumerate((0, 1)):
@@ -57,7 +57,7 @@ def test_alignment_does_not_see_rotation_scale_or_shift() -> None:
     turned = 5 * x @ torch.linalg.qr(torch.randn(8, 8).double())[0] + 3
     other = torch.randn(64, 8).double()
     alignment = Alignment()
-    alignment.add([x], [turned, other])
+    alignment.add(grams([x]), grams([turned, other]))
     same, different = alignment.result()[0].tolist()
     assert same == pytest.approx(1, abs=1e-9)
     assert abs(different) < 0.2
@@ -66,7 +66,7 @@ def test_alignment_does_not_see_rotation_scale_or_shift() -> None:
 @pytest.mark.parametrize(("first", "second"), [(3, 3), (8, 9)])
 def test_alignment_refuses_batches(first: int, second: int) -> None:
     with pytest.raises(LocalgradError, match="the same 4 or more"):
-        Alignment().add([torch.randn(first, 2)], [torch.randn(second, 2)])
+        Alignment().add(grams([torch.randn(first, 2)]), grams([torch.randn(second, 2)]))
     with pytest.raises(LocalgradError, match="no batch"):
         Alignment().result()
 

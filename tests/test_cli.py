@@ -60,7 +60,7 @@ def test_help_of_a_command_shows_every_option(command, capsys):
         assert (name in shown) == (command in flag.commands or name in options)
     left_out = options - set(shown)
     comparing = {"methods", "seeds", "repeats"}
-    expected = {"compare": {"method.name"}, "train": comparing, "audit": comparing}
+    expected = {"compare": {"method.name", "decoupling"}, "train": comparing, "audit": comparing}
     assert left_out == expected.get(command, set())
 
 

@@ -106,8 +106,10 @@ def test_processes_that_differ(tmp_path: Path) -> None:
 )
 def test_a_process_that_goes_away(how: str, reason: str, tmp_path: Path) -> None:
     first, last = mistakes(tmp_path, how)
-    assert first == [f"rank 0 lost rank 1 after step 6, at the error between them: {reason}"]
-    assert last == [f"rank 2 lost rank 1 after step 6, at the border between them: {reason}"]
+    steps = [f"rank 1 was lost after step {step}: {reason}" for step in (5, 6)]
+    assert len(first) == 1
+    assert first[0] in steps
+    assert last == first
 
 
 @pytest.mark.parametrize(

@@ -109,9 +109,9 @@ def test_late_links_may_be_named_whatever_the_ranks_are():
         local(decoupling(4, linked=True), [range(4)], 3, late_links=[3])
 
 
-def test_replicas_share_gradients_beside_what_follows():
+def test_replicas_share_gradients_once_before_the_update():
     assert " ".join(compute(greedy(1, 2, blocks=2, reduce=True), 0)) == (
-        "0F0 0B0 0R0 1F0 1B0 1R0 0S0 0F1 0B1 0R1 1S0 1F1 1B1 1R1 0S1 1S1"
+        "0F0 0B0 0R0 0S0 1F0 1B0 1R0 1S0 0F1 0B1 0R1 0S1 1F1 1B1 1R1 1S1"
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
+from collections.abc import Iterator
 
 import pytest
 
@@ -160,10 +161,27 @@ def test_what_waits_for_a_link_stays_alive():
     assert simulate(backlink(1, 4, blocks=2, targets=False), costs).peak_bytes == (143,)
 
 
+def postponed(schedule: Schedule) -> Iterator[Action]:
+    """One rank's actions, each update just before the block's next forward."""
+    (actions,) = schedule.ranks
+    due: dict[int, Action] = {}
+    for action in actions:
+        if action.kind == "forward" and action.block in due:
+            yield due.pop(action.block)
+        if action.kind == "step":
+            due[action.block] = action
+        else:
+            yield action
+    yield from due.values()
+
+
 def test_a_reduce_runs_beside_the_next_block():
     block = BlockCosts(1.0, 2.0, parameters=100)
     costs = Costs((block, block), bandwidth=50.0, replicas=2)
     schedule = greedy(1, 8, blocks=2, reduce=True)
+    assert simulate(schedule, costs).step_seconds == pytest.approx(10.0)  # its update waits for it
+    schedule = dataclasses.replace(schedule, ranks=(tuple(postponed(schedule)),))
+    assert schedule.problems() == []
     found = simulate(schedule, costs)
     assert found.sent_bytes == (8 * 2 * 100,)
     reduces = [e for e in found.events if e.action.kind == "reduce"]

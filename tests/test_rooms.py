@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "localgrad"
-BELOW = {"networks", "data", "experiment", "report", "cli", "adapters"}
+BELOW = {"networks", "data", "experiment", "search", "report", "cli", "adapters"}
 CORE = [path for path in SOURCE.rglob("*.py") if not BELOW & set(path.relative_to(SOURCE).parts)]
 
 

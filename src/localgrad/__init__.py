@@ -51,6 +51,6 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Load a room that few need when it is first asked for."""
-    if name in ("data", "networks", "parallel", "planning"):
+    if name in ("data", "networks", "parallel", "planning", "search"):
         return import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

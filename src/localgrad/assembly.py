@@ -24,6 +24,7 @@ from localgrad.layer_depth import chain_depths, layer_counts, receivers
 from localgrad.learner import LocalLearner, decoupled
 from localgrad.segments import Stage, groups_of
 from localgrad.site import Site
+from localgrad.stages import stages_of
 
 
 def decouple(
@@ -88,7 +89,7 @@ def decouple(
             raise LocalgradError(
                 f"the decoupling is for {len(decoupling.units)} units "
                 f"({decoupling.units[0]} .. {decoupling.units[-1]}), the network has {len(chain)} "
-                f"({chain.names[0]} .. {chain.names[-1]})"
+                f"({chain.names[0]} .. {chain.names[-1]}): `localgrad transfer` carries it over"
             )
     else:
         rule = method_room.get(method) if isinstance(method, str) else method
@@ -165,6 +166,8 @@ def _assemble(
     if example is not None:
         shapes, out = chain.shapes(example)
         chain.check(example)
+        source = example.shape[1:]
+        decoupling = replace(decoupling, stages=stages_of(plain, shapes, source))
         if needs_shape and len(out) not in (1, 2):
             raise LocalgradError(
                 f"the network returns {tuple(out)} per input: expected scores, (classes,) or "

@@ -6,8 +6,9 @@ gradients go, and only those of one or two blocks are ever alive.
 
 The moments of a step, for groups 0, 1, 2, ..: local 0, local 1, link 0, local 2, link 1, ..
 where ``local g`` is the end of group g's own backward, and ``link g`` the end of the backward of
-its segment that waited for group g + 1. A parameter is due at the last moment of all that read it:
-a tied weight that a later block reads as a constant waits for that block.
+its segment that waited for group g + 1. Where that link is late, ``link g`` is the end of the
+segment of the step before, and comes right after ``local g``. A parameter is due at the last moment
+of all that read it: a tied weight that a later block reads as a constant waits for that block.
 """
 
 from __future__ import annotations
@@ -26,24 +27,28 @@ Due = dict[nn.Parameter, int]
 
 
 def _local(group: int) -> int:
-    return 2 * group
+    return 3 * group
 
 
-def _link(group: int) -> int:
-    return 2 * group + 3  # after the next group's local backward, before the one of the group then
+def _link(group: int, late: bool = False) -> int:
+    if late:
+        return 3 * group + 1
+    return 3 * group + 5  # after the next group's local backward, before the one of the group then
 
 
-def moments(groups: list[Group], parameters: list[nn.Parameter]) -> Due:
+def moments(groups: list[Group], parameters: list[nn.Parameter], whole: bool = False) -> Due:
     """Return the moment of a step from which on nothing reads a parameter any more.
 
     Args:
         groups: the learner's.
         parameters: the learner's; one that no group reads is due at the end.
+        whole: all of a group at once, when its last parameters are due.
     """
     due: Due = {}
     for number, group in enumerate(groups):
         for parameter, waits in _read(group):
-            moment = _link(number) if waits else _local(number)
+            last = waits or (whole and group.linked > 0)
+            moment = _link(number, group.late) if last else _local(number)
             due[parameter] = max(moment, due.get(parameter, 0))
     return {parameter: due.get(parameter, _link(len(groups))) for parameter in parameters}
 
@@ -52,7 +57,8 @@ def _read(group: Group) -> Iterator[tuple[nn.Parameter, bool]]:
     """Yield what a group reads, and whether the segment that waits for a link still does."""
     for stage in group.stages:
         linked = group.linked if stage is group.stages[-1] else 0
-        again = group.link is not None and group.link.combine == "sum" and not group.link.keep_error
+        link = None if group.late else group.link
+        again = link is not None and link.combine == "sum" and not link.keep_error
         split = len(stage.units) - linked
         for position, unit in enumerate(stage.units):
             yield from ((p, position >= split) for p in unit.reads())
@@ -89,9 +95,9 @@ class BlockUpdates:
         """Update what nothing reads after the local backward of ``group``."""
         self._reached(_local(group))
 
-    def after_link(self, group: int) -> None:
+    def after_link(self, group: int, late: bool = False) -> None:
         """Update what nothing reads after the backward of the segment that waited in ``group``."""
-        self._reached(_link(group))
+        self._reached(_link(group, late))
 
     def rest(self) -> None:
         """Update what is left: parameters that no group reads, with gradients from elsewhere."""

@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from localgrad import plain_data
+from localgrad import places, plain_data
 from localgrad.errors import LocalgradError
+from localgrad.places import Place
 
 FORMAT = 1
 TIES = {
@@ -130,6 +131,9 @@ class Decoupling:
         options: the rule's own.
         ties: which block trains a parameter that several blocks use (tied weights): ``"first"``,
             ``"last"``, or ``"untie"``, which gives each block its own; None: there is none.
+        stages: number of units in each stage (:mod:`localgrad.stages`), where known. What is
+            trained by what does not depend on it: equal decouplings may differ here.
+        source: where it comes from, in words: a paper, or what it was transferred from.
 
     >>> blocks = (Block(0, 1, Part("pool_linear")), Block(1, 2))
     >>> print(Decoupling("greedy", ("a", "b"), blocks))
@@ -144,6 +148,8 @@ class Decoupling:
     blocks: tuple[Block, ...]
     options: dict[str, Any] = field(default_factory=dict)
     ties: str | None = None
+    stages: tuple[int, ...] = field(default=(), compare=False)
+    source: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         problems = self.problems()
@@ -157,7 +163,7 @@ class Decoupling:
         """Return everything that is wrong with the blocks, in words; empty where nothing is."""
         if not self.blocks:
             return ["it has no block"]
-        found = []
+        found = places.problems(self.stages, self.units)
         if self.ties is not None and self.ties not in TIES:
             found.append(f"ties {self.ties!r} must be one of {', '.join(map(repr, TIES))}")
         position = 0
@@ -185,6 +191,12 @@ class Decoupling:
         if position != len(self.units):
             found.append(f"the blocks end at unit {position}, the network at {len(self.units)}")
         return found
+
+    @property
+    def cuts(self) -> list[Place]:
+        """Where the cuts are: the place of the last unit before each border."""
+        ends = [block.stop for block in self.blocks[:-1]]
+        return [Place.at(end - 1, self.units, self.stages) for end in ends]
 
     def first_reached(self, k: int) -> int:
         """Return the first block whose units loss ``k`` trains without a link."""
@@ -269,7 +281,10 @@ class Decoupling:
             "format": FORMAT,
             "method": self.method,
             "options": copy.deepcopy(self.options),
+            "source": self.source,
             "units": list(self.units),
+            "stages": list(self.stages),
+            "cuts": [dataclasses.asdict(place) for place in self.cuts],
             "blocks": [dataclasses.asdict(block) for block in self.blocks],
             "ties": self.ties,
         }
@@ -278,19 +293,25 @@ class Decoupling:
     def from_dict(cls, data: dict[str, Any]) -> Decoupling:
         """Build a decoupling from :meth:`to_dict`'s result.
 
+        ``cuts`` follows from the blocks and may be left out.
+
         Raises:
-            LocalgradError: a key is missing, unknown or of the wrong kind, or the blocks do not
-                fit together.
+            LocalgradError: a key is missing, unknown or of the wrong kind, the blocks do not fit
+                together, or ``cuts`` contradicts them.
         """
         data = dict(data)
         number = data.pop("format", None)
         if number != FORMAT:
             raise LocalgradError(f"decoupling format {number!r}: expected {FORMAT}")
-        return plain_data.read(cls, data, "the decoupling")
+        written = data.pop("cuts", None)
+        found = plain_data.read(cls, data, "the decoupling")
+        if written is not None:
+            places.check_written(written, found.cuts)
+        return found
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the decoupling to a file, as JSON (which is YAML too)."""
-        Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+        Path(path).write_text(plain_data.text(self.to_dict()), encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Decoupling:

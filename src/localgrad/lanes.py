@@ -32,7 +32,7 @@ from localgrad.errors import LocalgradError
 class OneLane:
     """Every group on the stream of the caller."""
 
-    late = False
+    behind = False
 
     def __enter__(self) -> OneLane:
         return self
@@ -51,7 +51,7 @@ class OneLane:
         """A group is about to read the output of the one before."""
 
     def taken(self, group: int) -> None:
-        """A group's forward has run."""
+        """A group's forward has run; its own backward is next."""
 
     def hand_back(self, group: int, error: Tensor | None) -> None:
         """The error that a group sends back over its border is there.
@@ -60,11 +60,20 @@ class OneLane:
         another process holds.
         """
 
-    def take_back(self, group: int) -> None:
-        """A group is about to read the error that the next one sends back."""
+    def take_back(self, group: int, error: Tensor | None) -> Tensor | None:
+        """Return the error that the next group sends back, which a group is about to read.
+
+        Args:
+            group: that reads it.
+            error: what the next group sent; None too where that is in another process.
+        """
+        return error
 
     def done(self, group: int) -> None:
         """A group will not read again what others handed to it."""
+
+    def updated(self, group: int) -> None:
+        """A group's weights are those of the next step, where blocks are updated on the way."""
 
 
 @dataclass
@@ -97,7 +106,7 @@ class Lanes(OneLane):
         use: makes a stream the current one.
     """
 
-    late = True  # a link's error is received after the next forward, which needs not wait for it
+    behind = True  # a link's error is received after the next forward, which needs not wait for it
 
     def __init__(
         self,
@@ -153,9 +162,10 @@ class Lanes(OneLane):
         """Note where on the lane the error of a group is complete."""
         self._errors[group - 1] = self._lend(error, group, group - 1)
 
-    def take_back(self, group: int) -> None:
+    def take_back(self, group: int, error: Tensor | None) -> Tensor | None:
         """Wait for the error of the next group."""
         self._wait(self._errors.pop(group))
+        return error
 
     def done(self, group: int) -> None:
         """Mark what the group read as returned: at the next event on its lane."""

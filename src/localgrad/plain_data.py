@@ -1,14 +1,38 @@
-"""Dataclasses from plain data, which a person may have edited: every error names its place."""
+"""Dataclasses from plain data, which a person may have edited, and text that one can edit."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from localgrad.errors import LocalgradError
 
 T = TypeVar("T")
+
+
+def text(data: dict[str, Any]) -> str:
+    """Return JSON with a line for each key, and for each object of a list.
+
+    >>> print(text({"name": "x", "sizes": [1, 2], "blocks": [{"start": 0}, {"start": 1}]}))
+    {
+     "name": "x",
+     "sizes": [1, 2],
+     "blocks": [
+      {"start": 0},
+      {"start": 1}
+     ]
+    }
+    <BLANKLINE>
+    """
+    lines = []
+    for key, value in data.items():
+        shown = json.dumps(value)
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            shown = "[\n  " + ",\n  ".join(json.dumps(item) for item in value) + "\n ]"
+        lines.append(f" {json.dumps(key)}: {shown}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def read(cls: type[T], data: Any, place: str) -> T:

@@ -21,6 +21,7 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 from localgrad.chain import Unit
 from localgrad.decoupling import Block, Link
 from localgrad.errors import LocalgradError
+from localgrad.kept_weights import keeping
 from localgrad.losses import LocalLoss
 from localgrad.recompute import run_units
 from localgrad.walked_twice import ALL, ERRORS, WEIGHTS, asking
@@ -109,7 +110,12 @@ class Group:
         link: how the next group's loss reaches into this one; None: not at all.
         linked: the number of units at the end that the link reaches.
         receivers: the parameters of those units that the link trains.
+
+    Attributes:
+        late: the link comes one step late, when these units' weights have been updated.
     """
+
+    late = False
 
     def __init__(
         self,
@@ -161,7 +167,8 @@ class Group:
                 x = self._run(stage, "units", units[:split], x)
                 if linked:
                     leaf = _leaf(x, x.requires_grad, self._link_starts_with_norm)
-                    end = self._run(stage, "link", units[split:], leaf)
+                    with keeping([*self._received, *self._own]) if self.late else nullcontext():
+                        end = self._run(stage, "link", units[split:], leaf)
                     before, x = x, end.detach().requires_grad_(True)
                     walk.link = LinkSegment(before, leaf, end, head_leaf=x)
                 if stage is self.stages[-1]:
@@ -210,7 +217,9 @@ class Group:
         self.receivers = tuple(p for p in self._received if p.requires_grad)
         self.local_parameters = tuple(p for p in self._own if p.requires_grad)
         sums = self.link is not None and self.link.combine == "sum" and bool(self.receivers)
-        self.keeps_error = sums and self.link is not None and self.link.keep_error
+        # of a late link always: the head that would be asked again has been updated by then
+        keeps = self.late or (self.link is not None and self.link.keep_error)
+        self.keeps_error = sums and keeps
         self.asks_head_again = sums and not self.keeps_error
 
     def local(self, walk: Walk) -> Tensor | None:

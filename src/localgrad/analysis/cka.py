@@ -9,7 +9,7 @@ batch size and no more than a batch of features is in memory.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -17,43 +17,58 @@ from torch import Tensor
 from localgrad.errors import LocalgradError
 
 
+def grams(features: Iterable[Tensor]) -> Tensor:
+    """Return each unit's inner products between the inputs of a batch, ``(units, batch, batch)``.
+
+    Those of an input with itself are 0, as the unbiased estimate wants it.
+
+    Args:
+        features: of each unit, ``(batch, ...)``; one at a time is in memory.
+    """
+    found = []
+    for each in features:
+        flat = each.detach().flatten(1).double()
+        found.append((flat @ flat.T).fill_diagonal_(0))
+    return torch.stack(found)
+
+
 class Alignment:
     """Linear CKA of every unit of one network with every unit of another.
 
     >>> x = torch.randn(32, 5, dtype=torch.float64)
+    >>> turned = 3 * x @ torch.linalg.qr(torch.randn(5, 5, dtype=torch.float64))[0]
     >>> alignment = Alignment()
-    >>> alignment.add([x], [x, 3 * x @ torch.linalg.qr(torch.randn(5, 5, dtype=torch.float64))[0]])
+    >>> alignment.add(grams([x]), grams([x, turned]))
     >>> alignment.result().round(decimals=6).tolist()
     [[1.0, 1.0]]
     """
 
     def __init__(self) -> None:
-        self._between: Tensor | None = None
-        self._first: Tensor | None = None
-        self._second: Tensor | None = None
+        self._sums: tuple[Tensor, Tensor, Tensor] | None = None
 
-    def add(self, first: Sequence[Tensor], second: Sequence[Tensor]) -> None:
+    def add(self, first: Tensor, second: Tensor) -> None:
         """Take a batch in.
 
         Args:
-            first, second: each unit's features of the same inputs, ``(batch, ...)``.
+            first, second: :func:`grams` of the same inputs in the two networks.
 
         Raises:
             LocalgradError: the batch has fewer than four inputs, or not as many in both.
         """
-        sizes = {len(features) for features in (*first, *second)}
-        if len(sizes) != 1 or min(sizes) < 4:
+        if first.shape[1:] != second.shape[1:] or first.shape[1] < 4:
             raise LocalgradError(
-                f"CKA: got batches of {sorted(sizes)} inputs, expected the same 4 or more in all"
+                f"CKA: got batches of {first.shape[1]} and {second.shape[1]} inputs, expected the "
+                "same 4 or more"
             )
-        a, b = (torch.stack([_gram(f) for f in each]) for each in (first, second))
-        new = _hsic(a, b), _hsic(a, a).diagonal(), _hsic(b, b).diagonal()
-        if self._between is None or self._first is None or self._second is None:
-            self._between, self._first, self._second = new
-        else:
-            self._between = self._between + new[0]
-            self._first = self._first + new[1]
-            self._second = self._second + new[2]
+        new = (
+            _hsic(first, second),
+            _hsic(first, first).diagonal(),
+            _hsic(second, second).diagonal(),
+        )
+        if self._sums is not None:
+            old = self._sums
+            new = old[0] + new[0], old[1] + new[1], old[2] + new[2]
+        self._sums = new
 
     def result(self) -> Tensor:
         """Return CKA, ``(units of the first, units of the second)``, in float64.
@@ -63,17 +78,10 @@ class Alignment:
         Raises:
             LocalgradError: no batch was added.
         """
-        if self._between is None or self._first is None or self._second is None:
+        if self._sums is None:
             raise LocalgradError("CKA: no batch was added")
-        scale = self._first.clamp(min=0)[:, None] * self._second.clamp(min=0)[None, :]
-        return self._between / scale.sqrt()
-
-
-def _gram(features: Tensor) -> Tensor:
-    """Return the inner products of the rows, without those of a row with itself."""
-    flat = features.detach().flatten(1).double()
-    gram = flat @ flat.T
-    return gram.fill_diagonal_(0)
+        between, first, second = self._sums
+        return between / (first.clamp(min=0)[:, None] * second.clamp(min=0)[None, :]).sqrt()
 
 
 def _hsic(a: Tensor, b: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ class Arguments:
     command: str | None = None
     flags: dict[str, Any] = field(default_factory=dict)
     options: list[tuple[str, Any]] = field(default_factory=list)
+    operands: list[str] = field(default_factory=list)
 
     def tree(self) -> dict[str, Any]:
         """Return the options as a nested tree: a file's, then the command line's.
@@ -66,7 +67,7 @@ def parse(words: list[str]) -> Arguments:
             missing or out of place.
 
     >>> parse(["train", "--epochs", "5", "--resume"])
-    Arguments(command='train', flags={'resume': True}, options=[('epochs', 5)])
+    Arguments(command='train', flags={'resume': True}, options=[('epochs', 5)], operands=[])
     """
     found = Arguments()
     given: list[tuple[str, str | None]] = []
@@ -76,7 +77,10 @@ def parse(words: list[str]) -> Arguments:
         del rest[0]
         if not word.startswith("--"):
             if found.command is not None:
-                raise LocalgradError(f"{word!r} is not expected here: options start with --")
+                if not COMMANDS[found.command].operands:
+                    raise LocalgradError(f"{word!r} is not expected here: options start with --")
+                found.operands.append(word)
+                continue
             found.command = _known(word, list(COMMANDS), "command", "localgrad --help")
             continue
         key, equals, text = word[2:].partition("=")
@@ -103,6 +107,9 @@ def _is_flag(key: str, command: str | None) -> bool:
 
 
 def _check_taken(command: str, found: Arguments) -> None:
+    what = COMMANDS[command]
+    if what.operands and not found.operands:
+        raise LocalgradError(f"{command} needs {what.operands}: {what.example}")
     for key in found.flags:
         takers = [name for name in FLAGS[key].commands if name in COMMANDS]
         if command not in takers:

@@ -12,11 +12,13 @@ class Command:
 
     Attributes:
         options: the options of the config that it reads, or their sections; None for all.
+        operands: what it takes besides, as the help calls it; empty for nothing.
     """
 
     text: str
     example: str
     options: tuple[str, ...] | None = None
+    operands: str = ""
 
     def reads(self, key: str) -> bool:
         """Whether a dotted option of the config makes a difference here."""
@@ -53,7 +55,21 @@ COMMANDS = {
         "localgrad plan --network.name resnet20 --batch 128 --budget 64MiB --methods greedy",
         tuple(option for option in STEP if option != "activation_checkpoint"),  # it tries them
     ),
-    "list": Command("show the rules, networks and data sets", "localgrad list --json all.json", ()),
+    "transfer": Command(
+        "carry a decoupling over to another network: its cuts by stage, its heads by kind",
+        "localgrad transfer dgl-resnet32-k4 --network.name resnet56 --out dgl-resnet56-k4.yaml",
+        ("network", "granularity", "units", "ties", "device", "threads", "seed", "channels_last"),
+        "DECOUPLING",
+    ),
+    "analyse": Command(
+        "what trained runs learned: similarity, linear probes, early exits, gradients",
+        "localgrad analyse runs/three/bp-s0 runs/three/greedy-s0",
+        ("data.path", "out"),
+        "RUN ...",
+    ),
+    "list": Command(
+        "show the rules, networks, data sets and decouplings", "localgrad list --json all.json", ()
+    ),
 }
 
 
@@ -72,7 +88,7 @@ class Flag:
     value: str = "FILE"
 
 
-_CONFIGURED = ("train", "compare", "audit", "bench", "plan")
+_CONFIGURED = ("train", "compare", "audit", "bench", "plan", "transfer")
 _RUNS = ("train", "compare")
 _MADE_UP = ("bench", "plan")  # they need no data set
 
@@ -88,26 +104,29 @@ FLAGS = {
     ),
     "input": Flag(
         "shape of one input, such as 3x224x224, or 1024 for tokens; default: what the network says",
-        _MADE_UP,
+        (*_MADE_UP, "transfer"),
         "text",
         "SHAPE",
     ),
-    "batch": Flag("inputs a step", _MADE_UP, "text", "N"),
+    "batch": Flag("inputs a step", (*_MADE_UP, "transfer"), "text", "N"),
     "blocks": Flag("numbers of blocks K to try, such as 4,16", _MADE_UP, "text", "K,..."),
-    "predict": Flag("memory and FLOPs alone, predicted: any batch, nothing is run", ("bench",)),
+    "predict": Flag("predict memory and FLOPs at any batch; nothing is run", ("bench", "transfer")),
+    "out": Flag("write the decoupling here, for train --decoupling", ("transfer",), "file"),
     "budget": Flag("memory that a step may take, such as 8GiB", ("plan",), "text", "SIZE"),
     "devices": Flag("on paper, up to N devices, from unit times", ("plan",), "text", "N"),
     "micro_batches": Flag("with --devices: of GPipe and 1F1B [8,32]", ("plan",), "text", "M,..."),
     "bandwidth": Flag(
         "with --devices: bytes/s between neighbours [1.25GB]", ("plan",), "text", "SIZE"
     ),
+    "inputs": Flag("images for CKA, and of each part for probes [2000]", ("analyse",), "text", "N"),
+    "no_probes": Flag("leave the linear probes out", ("analyse",)),
     "measure": Flag("also time what is proposed, on this device", ("plan",)),
     "largest": Flag("also find the largest batch of every option", ("plan",)),
     "seconds": Flag("stop after so long [300]", ("plan",), "text", "N"),
     "resume": Flag("go on where --out stopped; start it if there is nothing yet", _RUNS),
     "json": Flag("also write what is printed as JSON", tuple(COMMANDS), "file"),
     "plot": Flag("also draw a figure: .svg or .png (audit: .svg)", ("audit", "bench"), "file"),
-    "quiet": Flag("no progress", (*_RUNS, *_MADE_UP)),
+    "quiet": Flag("no progress", (*_RUNS, *_MADE_UP, "analyse")),
     "debug": Flag("show the traceback of an error", tuple(COMMANDS)),
     "help": Flag("show this and stop", tuple(COMMANDS)),
 }

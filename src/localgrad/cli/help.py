@@ -18,7 +18,8 @@ def help_text(command: str | None) -> str:
     what = COMMANDS[command]
     lines = [f"localgrad {command}: {what.text}", ""]
     options = "" if what.options == () else " [--OPTION VALUE] ..."
-    lines += [f"usage: localgrad {command} [FLAGS]{options}", "", "flags"]
+    operands = f" {what.operands}" if what.operands else ""
+    lines += [f"usage: localgrad {command}{operands} [FLAGS]{options}", "", "flags"]
     lines += [_flag(name) for name, flag in FLAGS.items() if command in flag.commands]
     if options:
         lines += _options(command)

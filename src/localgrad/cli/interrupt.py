@@ -11,8 +11,11 @@ from typing import Any
 
 
 @contextmanager
-def stop_at_signal() -> Iterator[Callable[[], bool]]:
+def stop_at_signal(told: Callable[[], None] | None = None) -> Iterator[Callable[[], bool]]:
     """Turn the first Ctrl-C (or SIGTERM) into a wish to stop; the second one stops at once.
+
+    Args:
+        told: called at the first one, in place of a message.
 
     Yields:
         A function that tells whether the user wishes to stop.
@@ -24,7 +27,10 @@ def stop_at_signal() -> Iterator[Callable[[], bool]]:
         if asked:
             raise KeyboardInterrupt
         asked = True
-        print("stopping after this batch; again to stop at once", file=sys.stderr)
+        if told is not None:
+            told()
+        else:
+            print("stopping after this batch; again to stop at once", file=sys.stderr)
 
     if threading.current_thread() is not threading.main_thread():  # others get no signals
         yield lambda: False

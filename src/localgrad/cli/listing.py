@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 from typing import Any
 
 from localgrad import data, methods, networks
 from localgrad.cli.json_file import check_writable, write_json
 from localgrad.errors import LocalgradError
+from localgrad.experiment import decoupling_file
 
 _KINDS = {
     "timm": "models, as in timm.list_models()",
@@ -17,7 +19,7 @@ _KINDS = {
 
 
 def run(flags: dict[str, Any]) -> int:
-    """Print the rules with their options, the networks and the data sets."""
+    """Print the rules with their options, the networks, the data sets and the decouplings."""
     check_writable(flags.get("json"))
     rules: list[dict[str, Any]] = [
         {
@@ -48,14 +50,31 @@ def run(flags: dict[str, Any]) -> int:
         print(f"  {library + ':NAME':<{width}}{text}")
     print("\ndata sets (--data.name NAME)")
     print(f"  {', '.join(data.names())}")
+    shipped = {name: decoupling_file.read(name).source for name in decoupling_file.names()}
+    print("\ndecouplings (train --decoupling NAME, transfer NAME)")
+    for line in _families_of(list(shipped)):
+        print(f"  {line}")
     found = {
         "methods": rules,
         "networks": list(networks.names()),
         "libraries": families,
         "data": list(data.names()),
+        "decouplings": shipped,
     }
     write_json(flags.get("json"), found)
     return 0
+
+
+def _families_of(shipped: list[str]) -> list[str]:
+    """Return a line of names for each rule."""
+    rules: dict[str, list[str]] = {}
+    for name in shipped:
+        rules.setdefault(name.partition("-")[0], []).append(name)
+    return [
+        line
+        for names in rules.values()
+        for line in textwrap.wrap(", ".join(names), 96, break_on_hyphens=False)
+    ]
 
 
 def _family(library: str) -> dict[str, Any]:

@@ -9,9 +9,12 @@ import traceback
 
 import torch
 
+from localgrad.cli.last_word import left, say
 from localgrad.errors import LocalgradError
+from localgrad.parallel.roll import RankLostError
+from localgrad.parallel.voice import to_be_said
 
-MISTAKE, INTERRUPTED = 2, 130
+FAULT, MISTAKE, INTERRUPTED = 1, 2, 130
 
 # import name -> extra that installs it; the rest comes with torch
 _EXTRAS = {
@@ -29,39 +32,59 @@ def main(words: list[str] | None = None) -> int:
     """Run a command; return the exit code.
 
     0: done. 1: the audit found a reach other than the declared one. 2: a mistake in what was
-    asked, one line on stderr. 130: stopped by Ctrl-C, with the state saved.
+    asked, or a process that was lost: one line on stderr, of one process where they are several.
+    130: stopped by Ctrl-C, with the state saved.
     """
     words = sys.argv[1:] if words is None else words
     try:
         return _run(words)
     except LocalgradError as error:
-        return _refuse(words, str(error))
+        return _refuse(words, str(error), own=not isinstance(error, RankLostError))
     except ModuleNotFoundError as error:
         extra = _EXTRAS.get((error.name or "").partition(".")[0])
         if extra is None:
-            raise
+            return _fault(error)
         return _refuse(words, f"{error.name} is missing: pip install 'localgrad[{extra}]'")
     except (MemoryError, torch.OutOfMemoryError) as error:
         reason = str(error).partition(". ")[0].partition("\n")[0] or "out of memory"
-        batch = "--batch" if "bench" in words else "--batch_size"
-        return _refuse(words, f"{reason}: lower {batch}, or cut into more --blocks")
+        return _no_memory(words, reason)
     except KeyboardInterrupt:
-        print("stopped at once; what was saved before is kept", file=sys.stderr)
-        return INTERRUPTED
+        text = to_be_said("stopped at once; what was saved before is kept", own=False)
+        if text is not None:
+            print(text, file=sys.stderr)
+        return left(INTERRUPTED)
     except BrokenPipeError:  # the reader of a pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception as error:
+        if "can't allocate memory" in str(error):  # the CPU's allocator has no error of its own
+            return _no_memory(words, "out of memory")
+        return _fault(error)
 
 
-def _refuse(words: list[str], text: str) -> int:
+def _refuse(words: list[str], text: str, own: bool = True) -> int:
     if "--debug" in words:
         traceback.print_exc()
-    print(f"error: {' '.join(text.split())}", file=sys.stderr)
-    return MISTAKE
+    say(text, own)
+    return left(MISTAKE)
+
+
+def _no_memory(words: list[str], reason: str) -> int:
+    batch = "--batch" if "bench" in words else "--batch_size"
+    return _refuse(words, f"{reason}: lower {batch}, or cut into more --blocks")
+
+
+def _fault(error: Exception) -> int:
+    """A fault of the program: alone, Python shows it; of several processes, one does."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        raise error
+    reason = f"{type(error).__name__}: {error}".splitlines()[0]
+    say(reason, more="".join(traceback.format_exception(error)))
+    return left(FAULT)
 
 
 def _run(words: list[str]) -> int:
-    from localgrad.cli import audit, bench, compare, help, listing, plan, train
+    from localgrad.cli import analyse, audit, bench, compare, help, listing, plan, train, transfer
     from localgrad.cli.arguments import parse
     from localgrad.cli.commands import COMMANDS
     from localgrad.experiment.config import build_config, to_yaml
@@ -81,6 +104,10 @@ def _run(words: list[str]) -> int:
     if "print_config" in flags:
         print(to_yaml(config), end="")
         return 0
+    typed = shlex.join(["localgrad", *words])
+    if arguments.operands:
+        taking = {"analyse": analyse.run, "transfer": transfer.run}
+        return taking[arguments.command](arguments.operands, config, flags, typed)
     commands = {
         "train": train.run,
         "compare": compare.run,
@@ -88,4 +115,4 @@ def _run(words: list[str]) -> int:
         "bench": bench.run,
         "plan": plan.run,
     }
-    return commands[arguments.command](config, flags, shlex.join(["localgrad", *words]))
+    return commands[arguments.command](config, flags, typed)

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import os
+import platform
 import shlex
 import sys
 from contextlib import nullcontext
 from pathlib import Path
+from threading import Event
 from typing import Any
 
+import localgrad
 from localgrad import methods
 from localgrad.cli import show
 from localgrad.cli.interrupt import stop_at_signal
 from localgrad.cli.json_file import check_writable, write_json
+from localgrad.cli.last_word import end_now
 from localgrad.cli.page import write_run_page
+from localgrad.errors import LocalgradError
+from localgrad.experiment import decoupling_file
 from localgrad.experiment.build import build, build_method
 from localgrad.experiment.compare import slug
 from localgrad.experiment.config import Config
@@ -29,23 +35,31 @@ def run(config: Config, flags: dict[str, Any], command: str) -> int:
     config = config.model_copy(update={"methods": [], "seeds": []})  # those are for compare
     check_writable(flags.get("json"))
     label = methods.label(build_method(config.method))
+    if config.decoupling is not None:
+        label = decoupling_file.label(config.decoupling)
     name = slug(f"{label}-{config.network.name}-{config.data.name}-s{config.seed}")
     where = config.out or Path("runs") / name
     folder = RunFolder(where)
     resume, quiet = "resume" in flags, "quiet" in flags
     folder.check(config, resume)
-    mesh = _processes(config, folder)
-    if mesh is not None and mesh.rank != 0:
-        folder, quiet = OthersFolder(where), True
+    finished = (
+        None if config.decoupling is None else decoupling_file.of_run(config.decoupling, folder)
+    )
     if folder.finished:
         if config.parallel.processes > 1 and os.environ.get("RANK", "0") != "0":
             return 0  # one process says so
         print(f"{folder.path} is finished already")
-        summary: dict[str, Any] = folder.read_json("summary.json")
-    else:
+        return _report(folder, folder.read_json("summary.json"), flags)
+    if config.parallel.processes == 1:
+        _check_alone()
+    asked = Event()
+    with stop_at_signal(asked.set if config.parallel.processes > 1 else None) as stop:
+        mesh = _processes(config, asked)
+        if mesh is not None and mesh.rank != 0:
+            folder, quiet = OthersFolder(where), True
         progress = show.progress_bar(quiet)
-        with stop_at_signal() as stop, progress or nullcontext():
-            experiment = build(config, mesh=mesh)
+        with progress or nullcontext():
+            experiment = build(config, mesh=mesh, decoupling=finished)
             watcher = None if quiet else show.Bar(label, progress, config.data.inputs)
             try:
                 summary = train(experiment, folder, watcher, resume, stop, command=command)
@@ -54,11 +68,17 @@ def run(config: Config, flags: dict[str, Any], command: str) -> int:
                 if mesh is None or mesh.rank == 0:
                     go_on = f"localgrad train --out {out} --resume"
                     print(f"stopped; go on with: {go_on}", file=sys.stderr)
+                if mesh is not None:
+                    mesh.close()
                 return 130
     if mesh is not None:
         mesh.close()
         if mesh.rank != 0:
             return 0
+    return _report(folder, summary, flags)
+
+
+def _report(folder: RunFolder, summary: dict[str, Any], flags: dict[str, Any]) -> int:
     _print(summary)
     page = write_run_page(folder, summary)
     print(f"wrote {folder.path}: summary.json, metrics.jsonl, model.safetensors, {page}")
@@ -66,15 +86,35 @@ def run(config: Config, flags: dict[str, Any], command: str) -> int:
     return 0
 
 
-def _processes(config: Config, folder: RunFolder) -> Mesh | None:
-    """Meet the other processes, where there are to be several."""
+def _check_alone() -> None:
+    """Refuse processes of which each would train the whole, into the same folder."""
+    started = os.environ.get("WORLD_SIZE", "1")
+    if "TORCHELASTIC_RUN_ID" in os.environ and started != "1":
+        raise LocalgradError(
+            f"torchrun has started {started} processes, but parallel.blocks x parallel.data is 1: "
+            f"set --parallel.blocks {started}, or start without torchrun"
+        )
+
+
+def _processes(config: Config, asked: Event) -> Mesh | None:
+    """Meet the other processes, where there are to be several.
+
+    Args:
+        config: says how many.
+        asked: set by a signal to end.
+    """
     wanted = config.parallel
-    if wanted.processes == 1 or folder.finished:
+    if wanted.processes == 1:
         return None
     device = None if config.device == "auto" else config.device
     mesh = Mesh.start(wanted.blocks, wanted.data, device, wanted.timeout)
-    tree = {key: value for key, value in _flat(config.model_dump()).items() if key != "out"}
-    mesh.agree(tree, "start every process with the same options")
+    mesh.roll.asked, mesh.roll.ends = asked, end_now
+    tree = {
+        "version of localgrad": localgrad.__version__,
+        "version of Python": platform.python_version(),
+        **{key: value for key, value in _flat(config.model_dump()).items() if key != "out"},
+    }
+    mesh.agree(tree, "start every process with the same options and installation")
     return mesh
 
 

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from localgrad import LocalLearner, decouple, losses, methods, networks
+from localgrad import Decoupling, LocalLearner, decouple, losses, methods, networks
 from localgrad.data import (
     Batches,
     Dataset,
@@ -24,7 +24,7 @@ from localgrad.data import (
     load_text,
 )
 from localgrad.errors import LocalgradError
-from localgrad.experiment import precision
+from localgrad.experiment import decoupling_file, precision
 from localgrad.experiment.config import Choice, Config, sentence
 from localgrad.experiment.host import prepare
 from localgrad.parallel.mesh import Mesh
@@ -39,7 +39,7 @@ class Experiment:
     """What a run trains, and on what."""
 
     config: Config
-    method: methods.Method
+    method: methods.Method | Decoupling
     learner: LocalLearner
     data: Dataset | TextDataset
     train: AnyBatches
@@ -50,7 +50,10 @@ class Experiment:
 
     @property
     def label(self) -> str:
-        """The method's display name."""
+        """The display name of the method, or of the decoupling's file."""
+        if isinstance(self.method, Decoupling):
+            file = self.config.decoupling
+            return self.method.method if file is None else decoupling_file.label(file)
         return methods.label(self.method)
 
     @property
@@ -60,7 +63,10 @@ class Experiment:
 
 
 def build(
-    config: Config, data: Dataset | TextDataset | None = None, mesh: Mesh | None = None
+    config: Config,
+    data: Dataset | TextDataset | None = None,
+    mesh: Mesh | None = None,
+    decoupling: Decoupling | None = None,
 ) -> Experiment:
     """Build everything a run needs; seeds the global random state.
 
@@ -68,6 +74,7 @@ def build(
         config: the checked configuration.
         data: a data set already loaded by the same ``data`` options.
         mesh: the processes that train together, where they are several.
+        decoupling: finished blocks in the method's place; default: what the configured file holds.
 
     Raises:
         LocalgradError: for anything in the configuration that cannot be built.
@@ -78,6 +85,8 @@ def build(
     prepare(config.threads, device)
     precision.check(device, config.precision)
     build_method(config.method)  # a misspelt option is found before the data is read
+    if config.decoupling is not None and decoupling is None:
+        decoupling = decoupling_file.read(config.decoupling)
     if data is None:
         data = load_data(config)
     torch.manual_seed(config.seed)
@@ -87,7 +96,9 @@ def build(
     model = model.to(device)
     train, test = _batches(config, data, device)
     example = test.first()[0][:2]
-    method = build_method(config.method, data)
+    method: methods.Method | Decoupling = build_method(config.method, data)
+    if decoupling is not None:
+        method = decoupling_file.for_data(decoupling, data)
     loss = losses.each_token if isinstance(data, TextDataset) else F.cross_entropy
     learner = decouple(
         model,

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from localgrad.errors import LocalgradError
 from localgrad.experiment.folder import atomically
 from localgrad.experiment.seal import check_seal, seal
+from localgrad.parallel.late import put_back
 
 
 @dataclass
@@ -27,6 +28,8 @@ class Position:
         losses: sums of each block's loss over the epoch under way.
         skipped: updates of the epoch under way that overflowed in fp16.
         run: what the run's numbers hang on, as a digest; empty for a run of before there was one.
+        late_links: blocks whose link is late, where that depends on what each process holds: a run
+            goes on with the same ones, however many processes there are then.
     """
 
     epoch: int = 0
@@ -38,6 +41,7 @@ class Position:
     losses: list[float] = field(default_factory=list)
     skipped: int = 0
     run: str = ""
+    late_links: list[int] | None = None
 
 
 def write(path: Path, state: dict[str, Any], position: Position) -> None:
@@ -57,13 +61,22 @@ def save(
     optimizer: torch.optim.Optimizer,
     position: Position,
     scaler: torch.amp.GradScaler | None = None,
+    late: dict[str, Tensor] | None = None,
 ) -> None:
-    """Write a checkpoint; the one before stays until the new one is whole."""
+    """Write a checkpoint; the one before stays until the new one is whole.
+
+    Args:
+        path: the file.
+        learner, optimizer, position, scaler: what is saved.
+        late: gradients that wait for the next update, by name.
+    """
     device = next(learner.parameters()).device
     state: dict[str, Any] = {
         "learner": learner.state_dict(),
         "optimizer": optimizer.state_dict(),
     }
+    if late:
+        state["late"] = late
     if scaler is not None:
         state["scaler"] = scaler.state_dict()
     if device.type == "cuda":
@@ -78,7 +91,7 @@ def load(
     scaler: torch.amp.GradScaler | None = None,
     run: str = "",
 ) -> Position:
-    """Put a checkpoint's state in place.
+    """Put a checkpoint's state in place, with the gradients that wait for the next update.
 
     Args:
         path: the file.
@@ -102,6 +115,7 @@ def load(
         torch.set_rng_state(state["random"].cpu())
         if device.type == "cuda" and "random_cuda" in state:
             torch.cuda.set_rng_state(state["random_cuda"].cpu(), device)
+        put_back(learner.named_parameters(), state.get("late", {}))
     except (MemoryError, torch.OutOfMemoryError):
         raise
     # damage shows as almost anything: of the zip file, the pickle, a key, a shape

@@ -39,6 +39,8 @@ def plan(config: Config, out: Path) -> list[Config]:
         raise LocalgradError(
             "compare needs rules: --methods backprop,backlink or methods in the --config file"
         )
+    if config.decoupling is not None:
+        raise LocalgradError("compare runs methods: leave out decoupling, which is for train")
     labels = [label_of(choice) for choice in config.methods]
     for label in labels:
         if labels.count(label) > 1:

@@ -18,6 +18,7 @@ from pydantic import (
 from localgrad.errors import LocalgradError
 from localgrad.experiment.kept_options import CheckpointConfig, LogConfig
 from localgrad.experiment.yaml_text import dumps, read_yaml
+from localgrad.sizes import read_bytes
 
 Count = Annotated[int, Field(ge=1, strict=True)]
 Room = Annotated[int, Field(ge=0, strict=True)]
@@ -139,8 +140,23 @@ class ParallelConfig(_Section):
     blocks: Count = Field(1, description="parts that the network's blocks are spread over")
     data: Count = Field(1, description="replicas of each part, each with rows of the batch")
     timeout: Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)] = Field(
-        30.0, description="seconds that a process waits for another before the run ends"
+        20.0, description="seconds that a process waits for another before the run ends"
     )
+    late_links: bool | list[Room] = Field(
+        False,
+        description="links between processes come one step late, so that none waits; or the blocks "
+        "whose link does",
+    )
+    memory: str | float | None = Field(
+        None, description="most that a process's part may hold, such as 2GiB; default: no bound"
+    )
+
+    @field_validator("memory")
+    @classmethod
+    def _is_a_size(cls, given: str | float | None) -> str | float | None:
+        if given is not None:
+            read_bytes(given, "memory")
+        return given
 
     @property
     def processes(self) -> int:
@@ -159,6 +175,9 @@ class Config(_Section):
     blocks: Count | None = Field(None, description="number of blocks K; default: the rule's own")
     cuts: list[str | int] | None = Field(
         None, description="last unit of each block but the final one: labels or numbers"
+    )
+    decoupling: str | None = Field(
+        None, description="train, audit: file of finished blocks, or a shipped one, for a method"
     )
     granularity: Literal["stage", "unit", "layer"] = Field(
         "unit", description="how finely the network is cut into units"
@@ -225,12 +244,44 @@ class Config(_Section):
         return given
 
     @model_validator(mode="after")
+    def _finished(self) -> Config:
+        if self.decoupling is None:
+            return self
+        taken = [key for key in ("blocks", "cuts", "balance") if getattr(self, key) is not None]
+        if self.method != type(self).model_fields["method"].default:
+            taken.insert(0, "method")
+        if taken:
+            raise ValueError(
+                f"decoupling: {self.decoupling!r} has its heads and cuts: leave out "
+                f"{' and '.join(taken)}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _scaler_sees_all(self) -> Config:
         if self.precision == "fp16" and self.optimizer.update == "block":
             raise ValueError(
                 "optimizer.update: 'block' cannot go with precision 'fp16', whose scaler must see "
                 "all gradients before it decides whether to skip an update; use 'step' or bf16"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _links_can_be_late(self) -> Config:
+        late = self.parallel.late_links
+        if late is False:
+            return self
+        if late is True and self.parallel.blocks == 1:
+            raise ValueError(
+                "parallel.late_links: 'true' means links between parts, and parallel.blocks is 1; "
+                "name the blocks, as in [0, 2]"
+            )
+        for key, given in (("precision", self.precision == "fp16"), ("compile", self.compile)):
+            if given:
+                raise ValueError(
+                    f"parallel.late_links cannot go with {key} {getattr(self, key)!r}: leave one "
+                    "out"
+                )
         return self
 
     @model_validator(mode="after")
@@ -282,7 +333,7 @@ def sentence(error: Any, place: str = "") -> str:
         return f"{where} is missing"
     if error["type"] == "value_error":
         text = str(error["ctx"]["error"])
-        return text if text.startswith("unknown option") else f"{where}: {text}"
+        return f"{where}: {text}" if where and not text.startswith("unknown option") else text
     given = repr(error["input"])
     given = given if len(given) <= 60 else f"{given[:57]}..."
     if error["type"] in ("model_type", "model_attributes_type", "dict_type"):

@@ -19,7 +19,7 @@ FREE = (
     *("out", "device", "threads", "checkpoint_every", "methods", "seeds", "repeats"),
     *("checkpoint.keep", "log.tensorboard", "log.trackio", "log.wandb", "log.agreement"),
     *("data.path", "data.workers", "data.prefetch"),
-    *("parallel.blocks", "parallel.data", "parallel.timeout"),
+    *("parallel.blocks", "parallel.data", "parallel.timeout", "parallel.memory"),
 )
 _OURS = ("summary.json", "metrics.jsonl", "model.safetensors", "compare.json", "checkpoint/last.pt")
 

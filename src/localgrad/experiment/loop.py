@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from localgrad import Reach, audit
+from localgrad import Reach, audit, plain_data
 from localgrad.errors import LocalgradError
 from localgrad.experiment import environment
 from localgrad.experiment.build import Experiment
@@ -18,9 +18,11 @@ from localgrad.experiment.compiling import compile_steps
 from localgrad.experiment.cost import first_batch, measure_cost
 from localgrad.experiment.folder import RunFolder, identity
 from localgrad.experiment.kept_checkpoints import KeptCheckpoints
+from localgrad.experiment.late_update import LateUpdate
 from localgrad.experiment.log import RunLog
-from localgrad.experiment.part_update import PartUpdate
+from localgrad.experiment.part_update import PartUpdate, divided
 from localgrad.experiment.results import summarise, tested, write_model
+from localgrad.experiment.same_data import same_data
 from localgrad.experiment.schedule import learning_rate
 from localgrad.experiment.skipped import note_skipped
 from localgrad.experiment.update import Update
@@ -66,12 +68,14 @@ def train(
         summary: dict[str, Any] = folder.read_json("summary.json")
         return summary
     log = RunLog(experiment, folder)
-    update: Update | PartUpdate = Update(config, learner, experiment.device)
+    late = mesh is None and config.parallel.late_links is not False
+    update = (LateUpdate if late else Update)(config, learner, experiment.device)
     cost = measure_cost(experiment)
     kept = KeptCheckpoints(folder, config.checkpoint.keep)
     reach = None if kept.found() else _audited(experiment)
     if mesh is not None:
-        mesh.gather(None)  # all have looked at the folder before one writes
+        same_data(mesh, experiment.data)  # and all have looked at the folder before one writes
+        ends = divided(config, learner, mesh, first_batch(experiment))
     compiled = compile_steps(experiment, learner)
     if compiled is not None:
         watcher.compiled(compiled)
@@ -94,12 +98,12 @@ def train(
         kept.note_best(history, position)
     else:
         position = Position(losses=[0.0] * len(learner.decoupling), run=about["run"])
-        folder.write_json("decoupling.yaml", learner.decoupling.to_dict())
+        folder.write("decoupling.yaml", plain_data.text(learner.decoupling.to_dict()))
         folder.write_json("environment.json", about)
         folder.write_json("reach.json", reach.to_dict())
     if mesh is not None:
-        batch = first_batch(experiment)
-        update = PartUpdate(config, learner, mesh, update.optimizer, position, batch)
+        done = position.epoch * len(experiment.train) + position.batch
+        update = PartUpdate(config, learner, mesh, update.optimizer, position, ends, done)
         stop = update.agreed(stop)
 
     def save() -> None:
@@ -188,7 +192,7 @@ def _train_epoch(
         _check_weights(update, position)
         save()
 
-    left = _kept_if_unreadable(batches.epoch(position.epoch, position.batch), keep)
+    left = _kept_if_unreadable(batches.epoch(position.epoch, position.batch), update, keep)
     for index, (x, y) in enumerate(update.over(left), start=position.batch):
         progress = position.epoch + index / len(batches)
         rate = learning_rate(config.schedule, config.optimizer.lr, progress, config.epochs)
@@ -217,13 +221,14 @@ def _train_epoch(
 
 
 def _kept_if_unreadable(
-    batches: Iterator[tuple[Tensor, Tensor]], keep: Callable[[], None]
+    batches: Iterator[tuple[Tensor, Tensor]], update: Update, keep: Callable[[], None]
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Save before an image that cannot be read ends the run."""
     try:
         yield from batches
     except LocalgradError:
-        keep()
+        if update.all_stop():
+            keep()
         raise
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,31 @@ from localgrad.experiment.schedule import build_optimizer
 from localgrad.experiment.update import Update
 from localgrad.learner import StepOutput
 from localgrad.parallel import gathered
-from localgrad.parallel.division import by_time, seconds_of_groups
+from localgrad.parallel.division import at_work
 from localgrad.parallel.mesh import Mesh
+from localgrad.parallel.part_memory import part_memory
 from localgrad.parallel.pipeline import ParallelLearner
 from localgrad.parallel.replicas import rows
+from localgrad.sizes import read_bytes
 
 ASK_EVERY = 50  # steps between looks whether a process was asked to stop: all stop together
+
+
+def divided(
+    config: Config, learner: LocalLearner, mesh: Mesh, batch: tuple[Tensor, Tensor]
+) -> tuple[int, ...]:
+    """Return where the parts end: by time with all at work, within the memory of each.
+
+    Raises:
+        LocalgradError: more parts than groups of blocks, or they need more memory than is allowed.
+    """
+    memory = limit = None
+    if config.parallel.memory is not None:
+        limit = read_bytes(config.parallel.memory)
+        make = partial(build_optimizer, config.optimizer)
+        memory = part_memory(learner, *rows(mesh, *batch), make, config.precision)
+    with autocast(mesh.device, config.precision):
+        return at_work(learner, mesh, *batch, memory, limit)
 
 
 class PartUpdate(Update):
@@ -40,7 +60,8 @@ class PartUpdate(Update):
         mesh: the processes.
         optimizer: over the whole learner; the state of this part is taken over.
         position: what was counted before stays with the first process alone.
-        batch: the blocks are divided among the parts by the time that they take for it.
+        ends: end of each part, as :func:`divided` finds them.
+        steps_before: steps of the run that were done before, for messages.
     """
 
     def __init__(
@@ -50,12 +71,17 @@ class PartUpdate(Update):
         mesh: Mesh,
         optimizer: torch.optim.Optimizer,
         position: Position,
-        batch: tuple[Tensor, Tensor],
+        ends: tuple[int, ...],
+        steps_before: int = 0,
     ) -> None:
         self.config, self.learner, self.device, self.mesh = config, learner, mesh.device, mesh
-        seconds = seconds_of_groups(learner, *batch) if mesh.rank == 0 else []
-        ends = by_time(mesh.gather(seconds)[0], mesh.blocks)
-        self.part = ParallelLearner(learner, mesh, ends)
+        late_links = config.parallel.late_links
+        if position.late_links is not None:
+            late_links = position.late_links
+        self.part = ParallelLearner(learner, mesh, ends, late_links=late_links)
+        if config.parallel.late_links is True:
+            position.late_links = list(self.part.late_blocks)
+        mesh.roll.progress = lambda: steps_before + self.part.steps_done
         self.optimizer = build_optimizer(config.optimizer, self.part.parameters())
         for parameter in self.part.parameters():
             if parameter in optimizer.state:
@@ -128,8 +154,15 @@ class PartUpdate(Update):
         position = self.combined(position)
         learner = gathered.state(self.part)
         optimizer = gathered.optimizer_state(self.part, self.optimizer)
-        if learner is not None and optimizer is not None:
-            checkpoint.write(path, {"learner": learner, "optimizer": optimizer}, position)
+        late = gathered.late_gradients(self.part)
+
+        def write() -> None:
+            if learner is not None and optimizer is not None:
+                held = {"late": late} if late else {}
+                state = {"learner": learner, "optimizer": optimizer, **held}
+                checkpoint.write(path, state, position)
+
+        self.mesh.roll.meanwhile(0, write)
 
     def backbone(self) -> dict[str, Tensor] | None:
         """Return the plain network's weights on rank 0."""
@@ -146,10 +179,15 @@ class PartUpdate(Update):
             "parallel": {
                 "blocks": self.mesh.blocks,
                 "data": self.mesh.data,
+                "late_links": list(self.part.late_blocks),
                 "sent_bytes": [sent for sent, _ in told],
                 "idle_seconds": [idle for _, idle in told],
             }
         }
+
+    def all_stop(self) -> bool:
+        """Return whether every process stops at the same place, and they can save together."""
+        return self.mesh.roll.all_note("stops")
 
     def agreed(self, stop: Callable[[], bool]) -> Callable[[], bool]:
         """Return ``stop`` as all processes answer it, asked together every few steps."""

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from localgrad import Decoupling
 from localgrad.data import TextDataset
 from localgrad.experiment.build import Experiment
 from localgrad.experiment.folder import atomically
@@ -105,8 +106,7 @@ def summarise(
         images -= images % config.batch_size
     return {
         "label": experiment.label,
-        "method": config.method.name,
-        "method_options": config.method.options,
+        **_rule(experiment),
         "network": config.network.name,
         "network_options": config.network.options,
         "data": experiment.data.label,
@@ -127,6 +127,15 @@ def summarise(
         "block_accuracy": block_accuracy(experiment, update),
         **about,
     }
+
+
+def _rule(experiment: Experiment) -> dict[str, Any]:
+    """Return the rule's name and options; of a finished decoupling, those that it was made by."""
+    config, method = experiment.config, experiment.method
+    if not isinstance(method, Decoupling):
+        return {"method": config.method.name, "method_options": config.method.options}
+    facts = {"decoupling": config.decoupling, "decoupling_source": method.source}
+    return {"method": method.method, "method_options": method.options, **facts}
 
 
 def write_model(weights: dict[str, Tensor], path: Path) -> None:

@@ -105,6 +105,10 @@ class Update:
         """Return the plain network's weights; None where another process has them."""
         return self.learner.backbone.state_dict()
 
+    def all_stop(self) -> bool:
+        """Return whether what ends the run here ends it everywhere, so that it can be saved."""
+        return True
+
     def facts(self) -> dict[str, Any]:
         """Return what a summary says of the processes."""
         return {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -31,8 +31,13 @@ def digest(value: Tensor | str) -> str:
     return hashlib.sha256(memory).hexdigest()[:12]
 
 
-def same_learner(mesh: Mesh, learner: LocalLearner, ends: Sequence[int] | None) -> None:
-    """Look whether every process has built the same learner.
+def same_learner(
+    mesh: Mesh,
+    learner: LocalLearner,
+    ends: Sequence[int] | None,
+    late_links: bool | Collection[int] = False,
+) -> None:
+    """Look whether every process has built the same learner, and means to run it alike.
 
     Raises:
         LocalgradError: on every process, naming the first that differs and in what.
@@ -42,6 +47,7 @@ def same_learner(mesh: Mesh, learner: LocalLearner, ends: Sequence[int] | None) 
         "number of threads": str(torch.get_num_threads()),
         "decoupling": digest(str(learner.decoupling.to_dict())),
         "division into parts": str(ends),
+        "late_links": str(late_links),
         **{name: digest(value) for name, value in learner.state_dict().items()},
     }
     mesh.agree(facts, "build the same learner from the same seed in every process")

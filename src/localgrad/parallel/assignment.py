@@ -2,10 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 
 from localgrad.errors import LocalgradError
 from localgrad.partition import smallest_maximum
+from localgrad.sizes import shown
+
+
+def by_time(
+    seconds: Sequence[float],
+    parts: int,
+    memory: Callable[[int, int], int] | None = None,
+    limit: int | None = None,
+    what: str = "blocks",
+) -> tuple[int, ...]:
+    """Return the end (exclusive index) of each part, the slowest as fast as can be.
+
+    Args:
+        seconds: of each block, in all that it does in a step.
+        parts: number of parts, each with a block at least.
+        memory: bytes of a part of the blocks ``start`` to ``stop`` (exclusive).
+        limit: bytes that a part may take.
+        what: is divided, for messages.
+
+    Raises:
+        LocalgradError: no division keeps to the limit; the message says what the best one needs.
+
+    >>> by_time([3.0, 1.0, 1.0, 1.0], 2)
+    (1, 4)
+    >>> by_time([3.0, 1.0, 1.0, 1.0], 2, memory=lambda start, stop: stop - start, limit=2)
+    (2, 4)
+    """
+    count = len(seconds)
+
+    def time(start: int, stop: int) -> float:
+        return sum(seconds[start:stop])
+
+    if memory is None or limit is None:
+        return smallest_maximum(count, parts, time)
+    size = cache(memory)
+    leanest = smallest_maximum(count, parts, size)
+    need = max(size(a, b) for a, b in zip((0, *leanest), leanest, strict=False))
+    if need > limit:
+        raise LocalgradError(
+            f"{count} {what} do not fit on {parts} ranks of {shown(limit)}: the best division "
+            f"needs {shown(need)} on one of them; take more ranks, a smaller batch, or cut into "
+            "more blocks"
+        )
+
+    def allowed(start: int, stop: int) -> float:
+        return time(start, stop) if size(start, stop) <= limit else float("inf")
+
+    return smallest_maximum(count, parts, allowed)
 
 
 def balanced(
@@ -28,22 +77,10 @@ def balanced(
     >>> balanced([5, 1, 1, 1, 1, 3], 3)
     ((0,), (1, 2), (3, 4, 5))
     """
-    count = len(seconds)
-    _check_ranks(ranks, count)
-
-    def cost(start: int, stop: int) -> float:
-        if limit is not None and bytes is not None and sum(bytes[start:stop]) > limit:
-            return float("inf")
-        return sum(seconds[start:stop])
-
-    ends = smallest_maximum(count, ranks, cost)
-    spans = list(zip((0, *ends), ends, strict=False))
-    if any(cost(start, stop) == float("inf") for start, stop in spans):
-        raise LocalgradError(
-            f"{count} blocks do not fit on {ranks} ranks of {limit} bytes: take more ranks, or a "
-            "smaller batch"
-        )
-    return tuple(tuple(range(start, stop)) for start, stop in spans)
+    _check_ranks(ranks, len(seconds))
+    memory = None if bytes is None else lambda start, stop: sum(bytes[start:stop])
+    ends = by_time(seconds, ranks, memory, limit)
+    return tuple(tuple(range(start, stop)) for start, stop in zip((0, *ends), ends, strict=False))
 
 
 def even(count: int, ranks: int) -> tuple[tuple[int, ...], ...]:

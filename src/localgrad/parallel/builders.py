@@ -47,6 +47,27 @@ def linked_blocks(decoupling: Decoupling) -> tuple[int, ...]:
     return tuple(k - 1 for k, link in enumerate(links) if link is not None and link.length > 0)
 
 
+def late_blocks(
+    links: Collection[int], lasts: Collection[int], late_links: bool | Collection[int]
+) -> tuple[int, ...]:
+    """Return the blocks whose link comes one step late.
+
+    Args:
+        links: blocks with a link.
+        lasts: the last block of each rank.
+        late_links: True: links that cross from rank to rank; or the blocks.
+
+    Raises:
+        LocalgradError: a block that is named has no link.
+    """
+    if isinstance(late_links, bool):
+        return tuple(k for k in links if late_links and k in lasts)
+    late = tuple(sorted(late_links))
+    if not set(late) <= set(links):
+        raise LocalgradError(f"late_links={list(late)}: the links are at {list(links)}")
+    return late
+
+
 def local(
     decoupling: Decoupling,
     assignment: Sequence[Sequence[int]],
@@ -99,13 +120,7 @@ def local(
     own = checked(assignment, len(runs_of(decoupling)), decoupling.method)
     _at_least_one(steps=steps, micro_batches=micro_batches, in_flight=in_flight)
     links = linked_blocks(decoupling)
-    if isinstance(late_links, bool):
-        lasts = {blocks[-1] for blocks in own}
-        late = tuple(k for k in links if late_links and k in lasts)
-    else:
-        late = tuple(sorted(late_links))
-        if not set(late) <= set(links):
-            raise LocalgradError(f"late_links={list(late)}: the links are at {list(links)}")
+    late = late_blocks(links, [blocks[-1] for blocks in own], late_links)
     plan = _Local(own, links, late, steps, micro_batches, targets, reduce)
     name = f"{decoupling.method}, late links" if late else decoupling.method
     ranks = tuple(tuple(plan.rank(rank)) for rank in range(len(own)))
@@ -145,9 +160,12 @@ class _Local:
                     for what in self.carried:
                         yield Action("send", block, *at, what, rank + 1)
                 yield Action("local", block, *at)
-                if block - 1 in self.links:
-                    yield from self._hand_back(rank, block, i)
+                if block - 1 in self.links and block == own[0]:
+                    yield Action("send", block, *at, "error", rank - 1)
                 yield from self._after(rank, block, i)
+                if block - 1 in self.links and block != own[0] and block - 1 not in self.late:
+                    yield from self._link(rank, block - 1, i)
+                    yield from self._update(block - 1, i)
         for block in own:
             yield from self._due(rank, block, self.total)
             if block in self.late:
@@ -158,14 +176,6 @@ class _Local:
         """Whether the block gets its link from another rank, in time."""
         linked = block in self.links and block not in self.late
         return linked and block == self.own[rank][-1]
-
-    def _hand_back(self, rank: int, block: int, i: int) -> Iterator[Action]:
-        """After a block's backward, its error goes to the block before."""
-        if block == self.own[rank][0]:
-            yield Action("send", block, *divmod(i, self.parts), "error", rank - 1)
-        elif block - 1 not in self.late:
-            yield from self._link(rank, block - 1, i)
-            yield from self._update(block - 1, i)
 
     def _after(self, rank: int, block: int, i: int) -> Iterator[Action]:
         """After a block's backward: its update, or part of what waited."""
@@ -184,8 +194,6 @@ class _Local:
         if self._crosses(rank, block):
             yield from self._link(rank, block, i - 1)
             yield from self._update(block, i - 1)
-        if self.reduce:  # the replicas' gradients may have been under way until now
-            yield Action("step", block, (i - 1) // self.parts)
 
     def _link(self, rank: int, block: int, i: int) -> Iterator[Action]:
         at = divmod(i, self.parts)
@@ -196,7 +204,9 @@ class _Local:
     def _update(self, block: int, i: int) -> Iterator[Action]:
         step, part = divmod(i, self.parts)
         if part == self.parts - 1:
-            yield Action("reduce" if self.reduce else "step", block, step)
+            if self.reduce:
+                yield Action("reduce", block, step)
+            yield Action("step", block, step)
 
 
 def gpipe(ranks: int, micro_batches: int, steps: int = 1) -> Schedule:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from localgrad.errors import LocalgradError
 from localgrad.learner import LocalLearner
+from localgrad.parallel.late import put_back, waiting_gradients
 from localgrad.parallel.pipeline import ParallelLearner
 from localgrad.parallel.share import tensors_of
 
@@ -34,9 +35,9 @@ def state(parallel: ParallelLearner) -> dict[str, Tensor] | None:
 def join(parallel: ParallelLearner) -> LocalLearner:
     """Give the whole learner back in every process, with all weights; the part is then spent.
 
-    Every process calls it.
+    Every process calls it. Gradients that wait for the next update come along.
     """
-    parallel.finish()
+    waiting = parallel.mesh.gather(_waiting(parallel))
     everything: dict[str, Tensor] = {}
     for own in parallel.mesh.gather(_own(parallel)):
         everything |= own
@@ -44,8 +45,26 @@ def join(parallel: ParallelLearner) -> LocalLearner:
         if parallel.share.owner[name] != parallel.mesh.part:
             given = everything[name].to(value.device)
             value.data = given
+    for own in waiting:
+        put_back(parallel.learner.named_parameters(), own)
     parallel.learner._groups, parallel.groups = parallel.share.everything, []
     return parallel.learner
+
+
+def late_gradients(parallel: ParallelLearner) -> dict[str, Tensor] | None:
+    """Return the gradients that wait for the next update, by name, on rank 0; None elsewhere.
+
+    There are some with late links, and where no optimizer steps block by block. Every process
+    calls it.
+    """
+    found = parallel.mesh.collect(_waiting(parallel))
+    return None if found is None else {k: v for own in found for k, v in own.items()}
+
+
+def _waiting(parallel: ParallelLearner) -> dict[str, Tensor]:
+    parallel.finish()
+    first = parallel.mesh.replica == 0
+    return waiting_gradients(parallel.named_parameters()) if first else {}
 
 
 def _own(parallel: ParallelLearner) -> dict[str, Tensor]:

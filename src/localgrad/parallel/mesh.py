@@ -19,6 +19,7 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from localgrad.errors import LocalgradError
+from localgrad.parallel.roll import ANSWERS, CLOSED, LATE, Roll
 
 #: What crosses a border, each with a process group of its own: messages of one kind arrive in the
 #: order in which they were sent, whatever the order of two kinds.
@@ -38,6 +39,7 @@ class Mesh:
         column: all replicas of this part.
         control: all processes, for what is no tensor of the device.
         lanes: process group of each kind of message at the border after a part.
+        roll: who is there, and who was lost.
     """
 
     blocks: int
@@ -48,6 +50,7 @@ class Mesh:
     column: dist.ProcessGroup
     control: dist.ProcessGroup
     lanes: Mapping[tuple[int, str], dist.ProcessGroup]
+    roll: Roll
 
     @classmethod
     def start(
@@ -55,7 +58,7 @@ class Mesh:
         blocks: int,
         data: int = 1,
         device: torch.device | str | None = None,
-        timeout: float = 60.0,
+        timeout: float = 20.0,
     ) -> Mesh:
         """Join the other processes; every process calls it with the same numbers.
 
@@ -63,7 +66,7 @@ class Mesh:
             blocks, data: the grid.
             device: default: the CUDA device of this process's number on its machine, where there
                 is one, else the CPU. On CUDA NCCL carries the messages, on the CPU gloo.
-            timeout: seconds that a process waits for another before it gives up.
+            timeout: seconds that a process waits for another before the run ends.
 
         Raises:
             LocalgradError: the grid does not fit the number of processes, or the others cannot be
@@ -80,9 +83,8 @@ class Mesh:
                 f"{blocks * data}"
             )
         where = _device(device)
-        wait = timedelta(seconds=timeout)
         try:
-            return cls._meet(blocks, data, where, wait)
+            return cls._meet(blocks, data, where, timeout)
         except (RuntimeError, ValueError) as error:
             if isinstance(error, LocalgradError):
                 raise
@@ -92,9 +94,12 @@ class Mesh:
             ) from error
 
     @classmethod
-    def _meet(cls, blocks: int, data: int, where: torch.device, wait: timedelta) -> Mesh:
+    def _meet(cls, blocks: int, data: int, where: torch.device, timeout: float) -> Mesh:
+        # NCCL ends a process that has waited too long, without a word: the roll is called first
+        wait = timedelta(seconds=timeout + (2 * ANSWERS if where.type == "cuda" else 0))
         if not dist.is_initialized():
             store, number, size = next(rendezvous("env://", timeout=wait))
+            roll = Roll.join(number, size, timeout)
             # torchrun keeps its store over restarts, with the addresses of processes that are gone
             attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
             dist.init_process_group(
@@ -104,6 +109,9 @@ class Mesh:
                 world_size=size,
                 timeout=wait,
             )
+        else:
+            roll = Roll.join(dist.get_rank(), dist.get_world_size(), timeout)
+            dist.barrier()
         rank = dist.get_rank()
         grid = init_device_mesh(where.type, (data, blocks), mesh_dim_names=("data", "blocks"))
         control = dist.new_group(backend="gloo", timeout=wait)
@@ -116,7 +124,8 @@ class Mesh:
                     if rank in ends:
                         lanes[part, kind] = group
         row, column = grid.get_group("blocks"), grid.get_group("data")
-        return cls(blocks, data, rank, where, row, column, control, lanes)
+        roll.listen()
+        return cls(blocks, data, rank, where, row, column, control, lanes, roll)
 
     @property
     def part(self) -> int:
@@ -154,14 +163,15 @@ class Mesh:
         """Do something that other processes do too.
 
         Raises:
-            LocalgradError: one of them is not there any more, or does not answer in time.
+            RankLostError: one of them is not there any more, or does not answer in time.
         """
         try:
-            does()
+            with self.roll.waiting():
+                does()
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
-            raise LocalgradError(
-                f"rank {self.rank} lost another process, which {reason(error)}"
-            ) from error
+            raise self.roll.lost(None, reason(error)) from error
 
     def agree(self, facts: Mapping[str, str], remedy: str) -> None:
         """Compare facts with those of all processes.
@@ -187,6 +197,7 @@ class Mesh:
 
     def close(self) -> None:
         """Leave; the process may join another grid afterwards."""
+        self.roll.leave()
         if dist.is_initialized():
             dist.destroy_process_group()
 
@@ -195,7 +206,7 @@ def reason(error: RuntimeError) -> str:
     """Return in words why a process was lost."""
     text = str(error).lower()
     late = "timed out" in text or "timeout" in text
-    return "did not answer in time" if late else "closed the connection"
+    return LATE if late else CLOSED
 
 
 def _world_size() -> int:

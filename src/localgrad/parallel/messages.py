@@ -20,6 +20,7 @@ from torch import distributed as dist
 from localgrad.errors import LocalgradError
 from localgrad.parallel.form import NOTHING, Form, as_it_lies
 from localgrad.parallel.mesh import reason
+from localgrad.parallel.roll import Roll
 
 IN_FLIGHT = 2
 
@@ -72,7 +73,7 @@ class _End:
         device: where tensors are.
         waits: counts the time spent waiting.
         what: what crosses, for messages.
-        progress: returns the number of steps done, for messages.
+        roll: who is there.
     """
 
     def __init__(
@@ -82,25 +83,25 @@ class _End:
         device: torch.device,
         waits: Waits,
         what: str,
-        progress: Callable[[], int],
+        roll: Roll,
     ) -> None:
         self._group, self._peer, self._device, self._waits = group, peer, device, waits
-        self._what, self._progress = what, progress
+        self._what, self._roll = what, roll
         self._forms: dict[Hashable, Form | None] = {}
 
     def _call(self, does: Callable[[], Any]) -> Any:
         """Do something with the other process.
 
         Raises:
-            LocalgradError: it is not there any more, or does not answer in time.
+            RankLostError: it is not there any more, or does not answer in time.
         """
         try:
-            return does()
+            with self._roll.waiting():
+                return does()
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
-            raise LocalgradError(
-                f"rank {dist.get_rank()} lost rank {self._peer} after step {self._progress()}, "
-                f"at the {self._what} between them: it {reason(error)}"
-            ) from error
+            raise self._roll.lost(self._peer, reason(error)) from error
 
     def _wait(self, work: Any) -> None:
         with self._waits.counted():

@@ -8,7 +8,13 @@ and none waits for a backward of the whole network.
 With a link, the last group's units wait for an error from the next process. They wait into the
 next step: its forward may run through all groups but the last with weights that are already those
 of the next step, so nothing is stale and only the last group has to wait. That needs an optimizer
-that steps block by block (``update``); its options of that step are kept for the late part.
+that steps block by block (``update``); its options of that step are kept for what is left of it.
+
+With ``late_links`` the last group takes the error one step late instead, and no process waits for
+the one after it (:mod:`localgrad.parallel.late`).
+
+What a process does, and in which order, is its list in
+:func:`localgrad.parallel.builders.local`'s schedule; ``record`` keeps it.
 
 Arithmetic, and its order, are those of one process. Two things differ: with replicas a gradient is
 a mean of means, and each process draws random numbers of its own (dropout).
@@ -16,7 +22,7 @@ a mean of means, and each process draws random numbers of its own (dropout).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -25,16 +31,19 @@ from torch import Tensor, nn
 from localgrad import block_updates
 from localgrad.block_updates import BlockUpdates
 from localgrad.errors import LocalgradError
-from localgrad.lanes import OneLane
 from localgrad.learner import LocalLearner
 from localgrad.losses import logits_of
 from localgrad.parallel import share as share_room
 from localgrad.parallel.agreement import same_batch, same_learner
+from localgrad.parallel.doors import Doors
+from localgrad.parallel.late import drained, mark
 from localgrad.parallel.mesh import Mesh
 from localgrad.parallel.messages import Incoming, Outgoing, Waits
 from localgrad.parallel.replicas import Replicas, rows
+from localgrad.parallel.roll import Roll
+from localgrad.parallel.schedule import Action
 from localgrad.segments import Group
-from localgrad.step_walk import StepWalk
+from localgrad.step_walk import Late, StepWalk
 
 
 class PartOutput(NamedTuple):
@@ -47,31 +56,6 @@ class PartOutput(NamedTuple):
     losses: list[Tensor]
 
 
-class _Doors(OneLane):
-    """What a step's borders lead to, where they lead out of the process."""
-
-    def __init__(self, learner: ParallelLearner, key: Any) -> None:
-        self._learner, self._key = learner, key
-        self._last = len(learner.groups) - 1
-
-    def take_on(self, group: int) -> None:
-        """The last group's weights have to be those of this step before its forward."""
-        if group == self._last:
-            self._learner.settle()
-
-    def hand_on(self, group: int, border: Tensor) -> None:
-        """Send the last group's border on; let the error for it come."""
-        if group == self._last and not self._learner.mesh.last:
-            self._learner.onward.send(border, self._key)
-            if self._learner.groups[group].linked:
-                self._learner.errors.begin(self._key)
-
-    def hand_back(self, group: int, error: Tensor | None) -> None:
-        """Send the first group's error to the process before."""
-        if group == 0 and not self._learner.mesh.first:
-            self._learner.backward_errors.send(error, self._key)
-
-
 class ParallelLearner:
     """One process's part of a learner.
 
@@ -80,24 +64,45 @@ class ParallelLearner:
             is taken over and cannot step any more until :func:`localgrad.parallel.gathered.join`.
         mesh: the processes.
         ends: end (exclusive index of a group of blocks) of each part; default: equal numbers.
+        late_links: True: links that cross from part to part come one step late; or the groups
+            of blocks whose link does, wherever parts end.
+        record: keep what is done in ``actions``, in the words of a schedule.
+
+    Attributes:
+        late_blocks: of all parts, the groups of blocks whose link is late.
+        actions: what this part has done, or None.
 
     Raises:
-        LocalgradError: more parts than groups of blocks, parts that share a parameter, or another
-            learner or version of torch in some process, named.
+        LocalgradError: more parts than groups of blocks, parts that share a parameter, no link that
+            could be late, or another learner or version of torch in some process, named.
     """
 
     def __init__(
-        self, learner: LocalLearner, mesh: Mesh, ends: Sequence[int] | None = None
+        self,
+        learner: LocalLearner,
+        mesh: Mesh,
+        ends: Sequence[int] | None = None,
+        *,
+        late_links: bool | Collection[int] = False,
+        record: bool = False,
     ) -> None:
-        same_learner(mesh, learner, ends)
+        same_learner(mesh, learner, ends, late_links)
         self.learner, self.mesh = learner, mesh
         self.share = share_room.take(learner, mesh.blocks, mesh.part, ends)
         self.groups = self.share.groups
+        lasts = [end - 1 for end in self.share.ends]
+        self.late_blocks = mark(self.share.everything, lasts, late_links)
+        self.first_block = self.share.everything.index(self.groups[0])
+        self.actions: list[Action] | None = [] if record else None
+        self._late: Late = {}
+        self._steps_begun = 0
         self.waits = Waits(mesh.device)
         self.steps_done = 0
+        mesh.roll.progress = lambda: self.steps_done
         self._replicas = Replicas(mesh) if mesh.data > 1 else None
-        self._open: tuple[StepWalk, BlockUpdates | None, Any] | None = None
-        self._due = block_updates.moments(self.groups, self.parameters())
+        self._open: tuple[StepWalk, BlockUpdates | None] | None = None
+        whole = mesh.data > 1  # replicas meet once for each group
+        self._due = block_updates.moments(self.groups, self.parameters(), whole)
         self._defers = self._may_defer()
         self._agreed = False
         before, after = mesh.rank - 1, mesh.rank + 1
@@ -118,10 +123,10 @@ class ParallelLearner:
         mesh = self.mesh
         return Outgoing(mesh.lanes[border, kind], peer, mesh.device, *self._about(kind))
 
-    def _about(self, kind: str) -> tuple[Waits, str, Callable[[], int]]:
+    def _about(self, kind: str) -> tuple[Waits, str, Roll]:
         # what testing waits is not counted
         waits = Waits(self.mesh.device) if kind == "evaluation" else self.waits
-        return waits, kind, lambda: self.steps_done
+        return waits, kind, self.mesh.roll
 
     def parameters(self) -> list[nn.Parameter]:
         """Return the parameters of this part, backbone and heads, in the learner's order."""
@@ -189,18 +194,25 @@ class ParallelLearner:
         if update is not None:
             reduce = None if self._replicas is None else self._replicas.average
             updates = BlockUpdates(update, self._due, reduce)
+        doors = Doors(self, key, self._steps_begun)
+        self._steps_begun += 1
+        if len(self.groups) == 1:
+            self.settle()  # before the wait for a border that cannot be worked on until then
         border: Tensor | None = x
         if not self.mesh.first:
+            doors.note("receive", -1, "border", -1)
             border = self.arriving.take(key)
             if following is not None:
                 self.arriving.begin(_key(rows(self.mesh, following, None)[0]))
         assert border is not None
-        walk = StepWalk(self.groups, _Doors(self, key), updates)
+        walk = StepWalk(self.groups, doors, updates, self._late)
         walk.run(border, y, x)
+        if self.groups[-1].late:
+            self.errors.begin(key)  # not sooner: the one before has been taken by now
         if walk.open is None:
             self._complete(updates)
         else:
-            self._open = (walk, updates, key)
+            self._open = (walk, updates)
             if updates is None or not self._defers:
                 self.settle()
             else:
@@ -211,12 +223,18 @@ class ParallelLearner:
         """Take the error that the last group waits for, and do what is left of that step."""
         if self._open is None:
             return
-        (walk, updates, key), self._open = self._open, None
-        walk.close(self.errors.take(key))
+        (walk, updates), self._open = self._open, None
+        walk.close()
         self._complete(updates)
 
     def finish(self) -> None:
-        """End the last step: take its link, and wait until what was sent has arrived."""
+        """End the last step: take its link, and wait until what was sent has arrived.
+
+        The gradients of a late link stay in ``.grad`` for the next update.
+        """
+        gradients = drained(self._late)
+        if gradients and self._replicas is not None:
+            self._replicas.average(gradients)
         self.settle()
         if not self.mesh.first:
             self.backward_errors.flush()

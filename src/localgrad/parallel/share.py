@@ -24,6 +24,7 @@ class Share:
     Args:
         groups: of this part.
         everything: the groups of all parts.
+        ends: end (exclusive index of a group) of each part.
         owner: part that holds each tensor of the learner's state, by its name.
         names: of this part's parameters, in the learner's order.
         order: names of all parameters, in the learner's order.
@@ -31,6 +32,7 @@ class Share:
 
     groups: list[Group]
     everything: list[Group]
+    ends: tuple[int, ...]
     owner: dict[str, int]
     names: dict[nn.Parameter, str] = field(default_factory=dict)
     order: tuple[str, ...] = ()
@@ -61,12 +63,7 @@ def take(learner: LocalLearner, parts: int, part: int, ends: Sequence[int] | Non
     groups = learner._groups
     if not groups:
         raise LocalgradError("this learner was released or spread: decouple the model again")
-    if parts > len(groups):
-        raise LocalgradError(
-            f"{parts} parts, but {learner.decoupling.method} has {len(groups)} group"
-            f"{'' if len(groups) == 1 else 's'} of blocks that can be apart: set parallel.blocks "
-            f"to at most {len(groups)}, or cut into more blocks"
-        )
+    check_parts(learner, parts)
     ends = even(len(groups), parts) if ends is None else tuple(ends)
     starts = (0, *ends[:-1])
     if (
@@ -80,7 +77,7 @@ def take(learner: LocalLearner, parts: int, part: int, ends: Sequence[int] | Non
         )
     shares = [groups[start:stop] for start, stop in zip(starts, ends, strict=True)]
     order = tuple(name for name, _ in learner.named_parameters())
-    share = Share(shares[part], groups, _owners(learner, shares), order=order)
+    share = Share(shares[part], groups, ends, _owners(learner, shares), order=order)
     for name, parameter in learner.named_parameters():
         if share.owner[name] == part:
             share.names[parameter] = name
@@ -89,6 +86,17 @@ def take(learner: LocalLearner, parts: int, part: int, ends: Sequence[int] | Non
             parameter.grad = None
     learner._groups = []
     return share
+
+
+def check_parts(learner: LocalLearner, parts: int) -> None:
+    """Refuse more parts than there are groups of blocks."""
+    groups = len(learner._groups)
+    if parts > groups:
+        raise LocalgradError(
+            f"{parts} parts, but {learner.decoupling.method} has {groups} group"
+            f"{'' if groups == 1 else 's'} of blocks that can be apart: set parallel.blocks to at "
+            f"most {groups}, or cut into more blocks"
+        )
 
 
 def _shell(parameter: nn.Parameter) -> Tensor:

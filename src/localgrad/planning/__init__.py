@@ -6,7 +6,6 @@ take, and says which one to choose and why. ``options`` says what is tried, ``pr
 """
 
 from localgrad.planning.advice import Advice, advise
-from localgrad.planning.budget import read_bytes, shown
 from localgrad.planning.devices import DeviceRow, Devices, devices
 from localgrad.planning.measured import measure
 from localgrad.planning.options import Option, options
@@ -14,6 +13,7 @@ from localgrad.planning.plan import Plan, plan
 from localgrad.planning.predicted import training_step
 from localgrad.planning.row import Row
 from localgrad.planning.search import largest_batch, micro_batch
+from localgrad.sizes import read_bytes, shown
 
 __all__ = [
     "Advice",

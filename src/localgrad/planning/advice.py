@@ -25,8 +25,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from localgrad.planning.budget import shown
 from localgrad.planning.row import Row
+from localgrad.sizes import shown
 
 FEW_PARTS = 4
 ENOUGH_FOR_NORMS = 16

@@ -19,12 +19,12 @@ from localgrad.learner import LocalLearner
 from localgrad.memory import Memory, measure_memory
 from localgrad.model_state import device_of
 from localgrad.planning.advice import advise
-from localgrad.planning.budget import shown
 from localgrad.planning.device_memory import free_bytes
 from localgrad.planning.plan import Plan, has_norms
 from localgrad.planning.predicted import training_step
 from localgrad.planning.row import Row
 from localgrad.prediction import PRECISIONS, Factory
+from localgrad.sizes import shown
 from localgrad.without_content import deep_copy
 
 Batch = Callable[[int], tuple[Tensor, Tensor]]

@@ -18,12 +18,12 @@ from localgrad.errors import LocalgradError
 from localgrad.learner import LocalLearner
 from localgrad.methods import Method
 from localgrad.planning.advice import Advice, advise
-from localgrad.planning.budget import read_bytes, shown
 from localgrad.planning.options import Option, options
 from localgrad.planning.predicted import Prediction, predict, predict_step
 from localgrad.planning.row import Row
 from localgrad.planning.search import largest_batch, micro_batch
 from localgrad.prediction import PRECISIONS, Factory
+from localgrad.sizes import read_bytes, shown
 
 T = TypeVar("T")
 _ALWAYS = ("bp", "checkpoint")  # their largest batch is always found

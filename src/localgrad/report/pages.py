@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from localgrad.report import words
+from localgrad.report import analysis, words
 from localgrad.report.fields import mapping
 from localgrad.report.records import read_run, read_runs
 from localgrad.report.rules import Rule, rules
@@ -101,6 +101,51 @@ def write_run(
             command=run.command,
             typed_too=[],
             environments=words.environments([rule]),
+        )
+    Path(path).write_text(page, encoding="utf-8")
+
+
+def write_analysis(data: dict[str, object], path: str | Path, *, title: str, command: str) -> None:
+    """Write the page of an analysis.
+
+    Args:
+        data: what ``localgrad analyse --json`` writes.
+        path: the HTML file to write.
+        title: heading of the page.
+        command: what was typed.
+
+    Raises:
+        LocalgradError: a key is missing or holds the wrong kind of value; nothing is written.
+    """
+    groups = analysis.read(data)
+    reference = analysis.reference(data)
+    from localgrad.report import analysis_figures, strokes, svg
+
+    with svg.drawing():
+        maps = [
+            (group.label, analysis_figures.similarity(group, reference, f"cka-{i}"))
+            for i, group in enumerate(groups)
+        ]
+        times = [
+            (group.label, analysis_figures.over_time(group, f"time-{i}"))
+            for i, group in enumerate(groups)
+        ]
+        page = _render(
+            "analysis.html.j2",
+            title=title,
+            lead=analysis.lead(groups),
+            legend=[(group.label, strokes.swatch(group.look)) for group in groups],
+            agreement=analysis_figures.agreement(groups),
+            probes=analysis_figures.probes(groups),
+            exits=analysis_figures.exits(groups),
+            saved=analysis.saved(groups),
+            inputs=f"{data['inputs']:,}",
+            reference=reference,
+            similarities=[(label, drawing) for label, drawing in maps if drawing is not None],
+            over_time=[(label, drawing) for label, drawing in times if drawing is not None],
+            command=command,
+            typed_too=[],
+            environments=[analysis.environment(data)],
         )
     Path(path).write_text(page, encoding="utf-8")
 

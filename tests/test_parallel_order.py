@@ -1,0 +1,41 @@
+"""What processes do is what the schedule says, action for action."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from late_cases import ORDERS, SHORT
+from localgrad.parallel.builders import local
+from localgrad.parallel.schedule import Schedule
+from parallel_processes import learner
+
+SCRIPT = Path(__file__).parent / "late_cases.py"
+
+
+@pytest.mark.parametrize(("blocks", "data"), [(2, 1), (4, 1), (2, 2)])
+def test_processes_do_what_the_schedule_says(blocks: int, data: int, tmp_path: Path) -> None:
+    command = [sys.executable, str(SCRIPT), "orders", str(tmp_path), str(blocks), str(data)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for name, (rule, late) in ORDERS.items():
+        found = Schedule.load(tmp_path / f"{name}.json")  # one that has no problems
+        whole = learner(rule)
+        groups = len(whole._groups)
+        ends = [groups * part // blocks for part in range(blocks + 1)]
+        wanted = local(
+            whole.decoupling,
+            [range(a, b) for a, b in itertools.pairwise(ends)],
+            SHORT,
+            late_links=late,
+            targets=False,
+            reduce=data > 1,
+        )
+        for rank, (did, should) in enumerate(zip(found.ranks, wanted.ranks, strict=True)):
+            assert list(map(str, did)) == list(map(str, should)), (name, rank)
+        assert (found.blocks, found.ranks) == (wanted.blocks, wanted.ranks)
+        assert (found.links, found.late) == (wanted.links, wanted.late)
