@@ -4,7 +4,7 @@
 
 Three rules train on the digits, each with its own optimizer or precision, on a network with batch
 norm and dropout, and write a checkpoint after every step. Each run is stopped once, at a moment
-drawn at random between its start and its end: by SIGKILL, by SIGTERM, by Ctrl-C (once, and twice in
+drawn at random between its first checkpoint and its end (some before): by SIGKILL, by SIGTERM, by Ctrl-C (once, and twice in
 a row), or by files that may not grow any more, as on a full disk. Then it goes on by ``--resume``.
 Measured: whether weights, heads, optimizer, scaler, random state, position and metrics end as those
 of an undisturbed run, bit for bit. Then the newest checkpoint of a stopped run is damaged in ten
@@ -39,7 +39,7 @@ from localgrad.experiment.seal import seal
 
 SHARED = [
     *("--network.name", "interruptions:network", "--data.limit", "160", "--data.test_limit", "100"),
-    *("--batch_size", "32", "--epochs", "4", "--checkpoint_every", "1", "--device", "cpu"),
+    *("--batch_size", "32", "--epochs", "6", "--checkpoint_every", "1", "--device", "cpu"),
     *("--threads", "1", "--quiet"),
 ]
 RULES = {
@@ -51,16 +51,8 @@ RULES = {
     "greedy, fp16": ["--method.name", "greedy", "--precision", "fp16"],
 }
 STOPS = (
-    "kill",
-    "kill",
-    "kill",
-    "kill",
-    "terminate",
-    "kill",
-    "ctrl-c",
-    "kill",
-    "full disk",
-    "twice",
+    *("kill", "kill", "kill", "kill", "terminate", "kill", "ctrl-c", "kill at the start"),
+    *("full disk", "twice"),
 )
 CLOCK = {"seconds", "epoch_seconds", "images_per_second"}
 
@@ -83,7 +75,7 @@ def forked(words: list[str], errors: Path, disk_ends: float | None = None) -> in
     Args:
         words: of the command line.
         errors: file for what the run says on stderr.
-        disk_ends: seconds after which no file can grow beyond 2 kB.
+        disk_ends: seconds after the first checkpoint from which no file can grow beyond 2 kB.
     """
     process = os.fork()
     if process:
@@ -95,33 +87,48 @@ def forked(words: list[str], errors: Path, disk_ends: float | None = None) -> in
         os.dup2(silent, 1)
         os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
         if disk_ends is not None:
-            limit = (2000, resource.getrlimit(resource.RLIMIT_FSIZE)[1])
-            timer = threading.Timer(disk_ends, resource.setrlimit, (resource.RLIMIT_FSIZE, limit))
-            timer.daemon = True
-            timer.start()
+            threading.Thread(target=_end_disk, args=(words, disk_ends), daemon=True).start()
         code = localgrad(words)
     finally:
         sys.stderr.flush()
         os._exit(code)
 
 
-def whole(words: list[str], errors: Path) -> int:
-    """Run to the end; return the exit code."""
-    return os.waitstatus_to_exitcode(os.waitpid(forked(words, errors), 0)[1])
+def _end_disk(words: list[str], delay: float) -> None:
+    wait_for_checkpoint(words)
+    time.sleep(delay)
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+
+
+def wait_for_checkpoint(words: list[str]) -> None:
+    """Wait until a run has written its first checkpoint."""
+    path = Path(words[words.index("--out") + 1]) / "checkpoint" / "last.pt"
+    end = time.monotonic() + 300
+    while not path.exists() and time.monotonic() < end:
+        time.sleep(0.001)
+
+
+def ended(process: int) -> int:
+    """Wait for a process; return its exit code, a signal's below 0."""
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
 def stopped(words: list[str], errors: Path, how: str, delay: float) -> int:
     """Run, and stop it after so many seconds; return the exit code, a signal's below 0."""
     process = forked(words, errors, delay if how == "full disk" else None)
     if how != "full disk":
+        if how != "kill at the start":
+            wait_for_checkpoint(words)
         time.sleep(delay)
-        number = {"kill": signal.SIGKILL, "terminate": signal.SIGTERM}.get(how, signal.SIGINT)
+        numbers = {"terminate": signal.SIGTERM, "ctrl-c": signal.SIGINT, "twice": signal.SIGINT}
+        number = numbers.get(how, signal.SIGKILL)
         with contextlib.suppress(ProcessLookupError):
             os.kill(process, number)
             if how == "twice":
                 time.sleep(0.01)
                 os.kill(process, number)
-    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    return ended(process)
 
 
 def digest(folder: Path) -> str:
@@ -209,25 +216,29 @@ def interrupted(root: Path, kills: int, draw: random.Random) -> list[dict[str, A
     references = {}
     for name, words in RULES.items():
         out, errors = root / name, root / "errors.txt"
-        begin = time.perf_counter()
-        code = whole(["train", *SHARED, *words, "--out", str(out)], errors)
-        if code:
+        whole = ["train", *SHARED, *words, "--out", str(out)]
+        process, begin = forked(whole, errors), time.perf_counter()
+        wait_for_checkpoint(whole)
+        first = time.perf_counter()
+        if ended(process):
             raise SystemExit(errors.read_text(encoding="utf-8"))
-        references[name] = digest(out), time.perf_counter() - begin
+        references[name] = digest(out), first - begin, time.perf_counter() - first
     for number in range(kills):
         name = list(RULES)[number % len(RULES)]
-        wanted, seconds = references[name]
+        wanted, start, seconds = references[name]
         how, code, again = STOPS[number // len(RULES) % len(STOPS)], 0, 0
         while code == 0:  # it came to its end before
             out, errors = root / f"run {number} {again}", root / f"errors {number}.txt"
             words = ["train", *SHARED, *RULES[name], "--out", str(out), "--resume"]
-            delay = draw.uniform(0, seconds)
+            delay = draw.uniform(0, start if how == "kill at the start" else seconds)
             code, again = stopped(words, errors, how, delay), again + 1
-        found = (out / "checkpoint" / "last.pt").exists()
-        resumed = whole(words, errors)
+        files = {path.name for path in (out / "checkpoint").glob("*")}
+        resumed = ended(forked(words, errors))
         row = {
             "rule": name, "stopped_by": how, "after_seconds": delay, "code": code,
-            "had_checkpoint": found, "resumed_code": resumed,
+            "had_checkpoint": "last.pt" in files,
+            "in_a_write": any(f.endswith(".part") or f == "aside.pt" for f in files),
+            "resumed_code": resumed,
             "same": resumed == 0 and digest(out) == wanted,
         }  # fmt: skip
         rows.append(row)
@@ -241,7 +252,7 @@ def damaged(root: Path) -> list[dict[str, Any]]:
     start, other = root / "start", root / "other"
     for out, more in ((start, []), (other, ["--seed", "1"])):
         process = forked(["train", *SHARED, *words, *more, "--out", str(out)], root / "errors.txt")
-        while not (out / "checkpoint" / "last-1.pt").exists():
+        while not (out / "checkpoint" / "best.pt").exists():
             time.sleep(0.005)
         os.kill(process, signal.SIGKILL)
         os.waitpid(process, 0)
@@ -250,7 +261,7 @@ def damaged(root: Path) -> list[dict[str, Any]]:
         out, errors = root / f"damaged {number}", root / f"damage {number}.txt"
         shutil.copytree(start, out)
         damage(out / "checkpoint" / "last.pt", other / "checkpoint" / "last.pt")
-        code = whole(["train", *SHARED, *words, "--out", str(out), "--resume"], errors)
+        code = ended(forked(["train", *SHARED, *words, "--out", str(out), "--resume"], errors))
         said = errors.read_text(encoding="utf-8").splitlines()
         line = said[0].replace(str(out), "OUT") if said else ""
         row = {
