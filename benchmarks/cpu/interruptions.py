@@ -4,11 +4,12 @@
 
 Three rules train on the digits, each with its own optimizer or precision, on a network with batch
 norm and dropout, and write a checkpoint after every step. Each run is stopped once, at a moment
-drawn at random between its first checkpoint and its end (some before): by SIGKILL, by SIGTERM, by Ctrl-C (once, and twice in
-a row), or by files that may not grow any more, as on a full disk. Then it goes on by ``--resume``.
-Measured: whether weights, heads, optimizer, scaler, random state, position and metrics end as those
-of an undisturbed run, bit for bit. Then the newest checkpoint of a stopped run is damaged in ten
-ways. Measured: whether it is named in one line, not used, and the run ends with the same bits.
+drawn at random between its first checkpoint and its end (some before): by SIGKILL, by SIGTERM, by
+Ctrl-C (once, and twice in a row), or by files that may not grow any more, as on a full disk. Then
+it goes on by ``--resume``. Measured: whether weights, heads, optimizer, scaler, random state,
+position and metrics end as those of an undisturbed run, bit for bit. Then the newest checkpoint of
+a stopped run is damaged in ten ways. Measured: whether it is named in one line, not used, and the
+run ends with the same bits.
 """
 
 from __future__ import annotations
