@@ -11,7 +11,8 @@ class Command:
     """A command: what it does, and an example that runs as it stands.
 
     Attributes:
-        options: the options of the config that it reads, or their sections; None for all.
+        options: the options of the config that it reads, or their sections; None for all but
+            those of a search.
         operands: what it takes besides, as the help calls it; empty for nothing.
     """
 
@@ -22,7 +23,9 @@ class Command:
 
     def reads(self, key: str) -> bool:
         """Whether a dotted option of the config makes a difference here."""
-        return self.options is None or key in self.options or key.split(".")[0] in self.options
+        if self.options is None:
+            return not key.startswith("search.")
+        return key in self.options or key.split(".")[0] in self.options
 
 
 #: What decides a step of a network on inputs that are made up.
@@ -54,6 +57,14 @@ COMMANDS = {
         "predict what each way of training takes: choose for a budget, or for many devices",
         "localgrad plan --network.name resnet20 --batch 128 --budget 64MiB --methods greedy",
         tuple(option for option in STEP if option != "activation_checkpoint"),  # it tries them
+    ),
+    "search": Command(
+        "find decouplings: held-out accuracy against memory, FLOPs or time",
+        "localgrad search --search.trials 6 --search.epochs 1 --out runs/search",
+        (
+            *(option for option in STEP if option != "methods"),
+            *("data", "schedule", "epochs", "batch_size", "out", "search"),
+        ),
     ),
     "transfer": Command(
         "carry a decoupling over to another network: its cuts by stage, its heads by kind",
@@ -88,8 +99,8 @@ class Flag:
     value: str = "FILE"
 
 
-_CONFIGURED = ("train", "compare", "audit", "bench", "plan", "transfer")
-_RUNS = ("train", "compare")
+_CONFIGURED = ("train", "compare", "audit", "bench", "plan", "search", "transfer")
+_RUNS = ("train", "compare", "search")
 _MADE_UP = ("bench", "plan")  # they need no data set
 
 #: A flag wins over an option of the config of the same name, in the commands that take it.

@@ -68,6 +68,8 @@ def _default(info: Any) -> str:
     default = info.get_default(call_default_factory=True)
     if default is None or default == []:
         return ""
+    if isinstance(default, list):
+        return f" [{', '.join(map(str, default))}]"
     shown = str(default).lower() if isinstance(default, bool) else default
     return f" [{shown}]"
 

@@ -25,6 +25,8 @@ _EXTRAS = {
     "numpy": "cli",
     "jinja2": "report",
     "matplotlib": "report",
+    "optuna": "search",
+    "sqlalchemy": "search",
 }
 
 
@@ -84,7 +86,18 @@ def _fault(error: Exception) -> int:
 
 
 def _run(words: list[str]) -> int:
-    from localgrad.cli import analyse, audit, bench, compare, help, listing, plan, train, transfer
+    from localgrad.cli import (
+        analyse,
+        audit,
+        bench,
+        compare,
+        help,
+        listing,
+        plan,
+        search,
+        train,
+        transfer,
+    )
     from localgrad.cli.arguments import parse
     from localgrad.cli.commands import COMMANDS
     from localgrad.experiment.config import build_config, to_yaml
@@ -114,5 +127,6 @@ def _run(words: list[str]) -> int:
         "audit": audit.run,
         "bench": bench.run,
         "plan": plan.run,
+        "search": search.run,
     }
     return commands[arguments.command](config, flags, typed)

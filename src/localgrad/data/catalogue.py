@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
+from localgrad.data import held_out
 from localgrad.data.dataset import Dataset
 from localgrad.data.decode import OnCorrupt
 from localgrad.data.digits import load_digits
@@ -42,6 +43,7 @@ def load(
     stream: bool | None = None,
     crop: Crop | None = None,
     on_corrupt: OnCorrupt = "stop",
+    validation: float | None = None,
 ) -> Dataset:
     """Find a data set, and read it into memory or leave it to be read while training.
 
@@ -60,6 +62,8 @@ def load(
         stream: read images while training; without it as the set needs (ImageNet: yes).
         crop: ``"pad"`` or ``"resized"``; without it as published, one's own as streamed or not.
         on_corrupt: ``"stop"`` at an image that cannot be decoded, or ``"skip"`` and name it.
+        validation: test on this part of the training images, 0 to 1, drawn by a fixed seed; the
+            test images are not read.
 
     Raises:
         LocalgradError: for an unknown name, a limit below 1, a folder or file that is missing,
@@ -78,7 +82,7 @@ def load(
     check_one_of("on_corrupt", on_corrupt, ("stop", "skip"))
     number = None if channels is None else _NUMBER[channels]
     if name == "digits":
-        return _digits(path, limit, test_limit, size, number, stream, crop)
+        return _digits(path, limit, test_limit, size, number, stream, crop, validation)
     if name == "text":
         raise LocalgradError("text is no set of images: read it with load_text(path)")
     spec = SPECS.get(name)
@@ -96,8 +100,11 @@ def load(
         )
     if number is None and spec.channels is not None:
         number = spec.channels
-    found = find(spec, path, stream)
-    train, test = found.train.first(limit), found.test.first(test_limit)
+    found = find(spec, path, stream, test=validation is None)
+    train, test = found.train.first(limit), found.test
+    if validation is not None:
+        train, test = held_out.of_rows(train, validation)
+    test = test.first(test_limit)
     if crop == "resized":
         size = size or spec.size or _STREAMED_SIZE
     given = None if spec.mean is None or spec.std is None else (spec.mean, spec.std)
@@ -106,7 +113,7 @@ def load(
     mean, std = read.normalisation
     return Dataset(
         name=name,
-        label=_label(spec, found, read, size),
+        label=_label(spec, found, read, size, validation),
         train=read.train,
         test=read.test,
         classes=found.classes or (),
@@ -120,7 +127,9 @@ def load(
     )
 
 
-def _label(spec: Spec, found: Splits, read: Read, size: int | None) -> str:
+def _label(
+    spec: Spec, found: Splits, read: Read, size: int | None, validation: float | None
+) -> str:
     own = f"{spec.name} {Path(found.where).name}"
     label = own if spec.hub_name is None else spec.name
     if size is not None and size != spec.size:
@@ -130,6 +139,8 @@ def _label(spec: Spec, found: Splits, read: Read, size: int | None) -> str:
         notes.append("JPEG copy")
     if found.held_out:
         notes.append("1 in 5 held out")
+    if validation is not None:
+        notes.append(f"{validation:.3g} of training held out")
     return f"{label} ({', '.join(notes)})" if notes else label
 
 
@@ -141,6 +152,7 @@ def _digits(
     channels: int | None,
     stream: bool | None,
     crop: Crop | None,
+    validation: float | None,
 ) -> Dataset:
     if path is not None:
         raise LocalgradError(
@@ -149,4 +161,4 @@ def _digits(
         )
     if stream or crop == "resized":
         raise LocalgradError("digits is held in memory: leave out stream and crop")
-    return load_digits(size, channels, limit, test_limit)
+    return load_digits(size, channels, limit, test_limit, validation)

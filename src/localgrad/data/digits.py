@@ -7,6 +7,7 @@ import torch
 from localgrad.data.dataset import Dataset
 from localgrad.data.decode import as_tensor, fitted
 from localgrad.data.extra import extra
+from localgrad.data.held_out import of_images
 from localgrad.data.image_set import ImageSet
 
 
@@ -15,6 +16,7 @@ def load_digits(
     channels: int | None = None,
     limit: int | None = None,
     test_limit: int | None = None,
+    validation: float | None = None,
 ) -> Dataset:
     """1797 grey images of 8x8 pixels, split in two by a fixed draw.
 
@@ -27,6 +29,7 @@ def load_digits(
         channels: 3 repeats the grey in red, green and blue.
         limit: keep the first so many training images; mean and spread stay those of all.
         test_limit: keep the first so many test images.
+        validation: test on this part of the training images, in place of the test images.
     """
     numpy = extra("numpy", "to load digits")
     source = extra("sklearn.datasets", "to load digits").load_digits()
@@ -48,8 +51,12 @@ def load_digits(
     train = ImageSet(images[train_rows], labels[train_rows])
     test = ImageSet(images[test_rows], labels[test_rows])
     label = "digits"
+    if validation is not None:
+        train, test = of_images(train.first(limit), validation)
     if size not in (None, 8):
         train, test, label = _resized(train, size), _resized(test, size), f"digits {size}x{size}"
+    if validation is not None:
+        label += f" ({validation:.3g} of training held out)"
     scaled = train.images.double() / 255
     mean, std = scaled.mean().item(), scaled.std(correction=0).item()
     if channels == 3:

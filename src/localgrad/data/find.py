@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -24,9 +25,12 @@ from localgrad.data.validate import check_labels
 from localgrad.errors import LocalgradError
 
 FOLDER_VARIABLE = "LOCALGRAD_DATA"
+_NONE = Rows([], torch.empty(0, dtype=torch.int64))
 
 
-def find(spec: Spec, path: str | os.PathLike[str] | None, stream: bool) -> Splits:
+def find(
+    spec: Spec, path: str | os.PathLike[str] | None, stream: bool, test: bool = True
+) -> Splits:
     """The rows of a data set.
 
     Args:
@@ -35,32 +39,32 @@ def find(spec: Spec, path: str | os.PathLike[str] | None, stream: bool) -> Split
             relative path is also looked up in ``LOCALGRAD_DATA``. Without a path, the folders
             named by ``LOCALGRAD_DATA`` are searched, then the hub is asked.
         stream: leave the images where they are.
+        test: read the test rows too; without it there are none.
 
     Raises:
         LocalgradError: nothing is found, or what is found is not in a known layout.
     """
     if path is not None:
-        return _in_order(spec, _given(spec, _existing(Path(path).expanduser()), stream))
+        return _in_order(spec, _given(spec, _existing(Path(path).expanduser()), stream, test))
     if spec.hub_name is None:
         raise LocalgradError(f"{spec.name} needs --data.path: the folder of your {_kinds(spec)}")
     for folder in _roots():
         if not folder.is_dir():
             continue
         if files := find_files(folder, spec):
-            return _in_order(spec, _parquet(files, spec, stream))
+            return _in_order(spec, _parquet(files, spec, stream, test))
         if found := find_images(folder / spec.name, test_names(spec)):
-            return _in_order(spec, found)
-    found = _downloaded(spec, stream)
-    return _in_order(spec, found)
+            return _in_order(spec, found if test else replace(found, test=_NONE))
+    return _in_order(spec, _downloaded(spec, stream, test))
 
 
-def _given(spec: Spec, folder: Path, stream: bool) -> Splits:
+def _given(spec: Spec, folder: Path, stream: bool, test: bool) -> Splits:
     if spec.name != "folder" and (files := find_files(folder, spec)):
-        return _parquet(files, spec, stream)
+        return _parquet(files, spec, stream, test)
     if spec.name != "parquet":
         for candidate in (folder, folder / spec.name):
             if found := find_images(candidate, test_names(spec)):
-                return found
+                return found if test else replace(found, test=_NONE)
     wanted = {
         "folder": "no folders of images in it, neither train/CLASS/... nor CLASS/...",
         "parquet": "no train-*.parquet or test-*.parquet in it or in a folder inside it",
@@ -83,27 +87,30 @@ def _kinds(spec: Spec) -> str:
     )
 
 
-def _parquet(files: Files, spec: Spec, stream: bool) -> Splits:
+def _parquet(files: Files, spec: Spec, stream: bool, test: bool) -> Splits:
     where = str(files["train"][0].parent)
+    files = files if test else {"train": files["train"]}
     if stream:
         found = stream_rows(files, spec)
     else:
         found = {split: read_rows(paths, spec) for split, paths in files.items()}
-    (train, classes), (test, others) = found["train"], found["test"]
-    return Splits(where, train, test, classes or others)
+    (train, classes), (rows, others) = found["train"], found.get("test", (_NONE, None))
+    return Splits(where, train, rows, classes or others)
 
 
-def _downloaded(spec: Spec, stream: bool) -> Splits:
+def _downloaded(spec: Spec, stream: bool, test: bool) -> Splits:
     found = {}
     for split, dataset in download(spec).items():
+        if split == "test" and not test:
+            continue
         where = f"{spec.hub_name} ({split})"
         rows, classes = from_dataset(dataset, where, spec)
         if not stream:
             source, labels = from_table(dataset.with_format("arrow")[:], where, spec)
             rows = Rows([source], labels)
         found[split] = (rows, classes)
-    (train, classes), (test, others) = found["train"], found["test"]
-    return Splits(str(spec.hub_name), train, test, classes or others)
+    (train, classes), (rows, others) = found["train"], found.get("test", (_NONE, None))
+    return Splits(str(spec.hub_name), train, rows, classes or others)
 
 
 def _in_order(spec: Spec, found: Splits) -> Splits:

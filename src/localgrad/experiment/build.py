@@ -23,6 +23,7 @@ from localgrad.data import (
     load,
     load_text,
 )
+from localgrad.data.held_out import of_text
 from localgrad.errors import LocalgradError
 from localgrad.experiment import decoupling_file, precision
 from localgrad.experiment.config import Choice, Config, sentence
@@ -119,11 +120,17 @@ def build(
     return Experiment(config, method, learner, data, train, test, device, loss, mesh)
 
 
-def load_data(config: Config) -> Dataset | TextDataset:
-    """Read the data set that the configuration names; ``digits`` has no use for a path."""
+def load_data(config: Config, validation: float | None = None) -> Dataset | TextDataset:
+    """Read the data set that the configuration names; ``digits`` has no use for a path.
+
+    Args:
+        config: of which ``data`` counts.
+        validation: test on this part of the training data; the test data are not read.
+    """
     wanted = config.data
     if wanted.name == "text":
-        return load_text(wanted.path, wanted.level, wanted.context, wanted.limit, wanted.test_limit)
+        text = load_text(wanted.path, wanted.level, wanted.context, wanted.limit, wanted.test_limit)
+        return text if validation is None else of_text(text, validation)
     data = load(
         wanted.name,
         None if wanted.name == "digits" else wanted.path,
@@ -134,6 +141,7 @@ def load_data(config: Config) -> Dataset | TextDataset:
         stream=wanted.stream,
         crop=wanted.crop,
         on_corrupt=wanted.on_corrupt,
+        validation=validation,
     )
     given = {"pad": wanted.pad, "padding": wanted.padding, "flip": wanted.flip}
     changed: dict[str, Any] = {name: value for name, value in given.items() if value is not None}

@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Field,
     ValidationError,
     field_validator,
@@ -17,56 +16,23 @@ from pydantic import (
 
 from localgrad.errors import LocalgradError
 from localgrad.experiment.kept_options import CheckpointConfig, LogConfig
+from localgrad.experiment.option_kinds import Choice as Choice
+from localgrad.experiment.option_kinds import (
+    Count,
+    Factor,
+    Momentum,
+    Rate,
+    Room,
+    Section,
+    Seed,
+    Share,
+)
+from localgrad.experiment.search_options import SearchConfig
 from localgrad.experiment.yaml_text import dumps, read_yaml
 from localgrad.sizes import read_bytes
 
-Count = Annotated[int, Field(ge=1, strict=True)]
-Room = Annotated[int, Field(ge=0, strict=True)]
-Seed = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
-Rate = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
-Momentum = Annotated[float, Field(ge=0, lt=1, strict=True)]
-Factor = Annotated[float, Field(gt=0, le=1, strict=True)]
-Share = Annotated[float, Field(ge=0, le=1, strict=True)]
 
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-
-
-class Choice(BaseModel):
-    """A name and the options of what it names; those are checked where it is built.
-
-    Options stand beside the name, or in a mapping ``options``: ``{name: vgg11, width: 8}`` and
-    ``{name: vgg11, options: {width: 8}}`` are the same.
-    """
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-
-    name: str
-
-    @model_validator(mode="before")
-    @classmethod
-    def _beside_the_name(cls, given: Any) -> Any:
-        if isinstance(given, str):
-            return {"name": given}
-        if not isinstance(given, dict) or given.get("options") is None:
-            return given
-        beside = {key: value for key, value in given.items() if key != "options"}
-        inside = given["options"]
-        if not isinstance(inside, dict):
-            raise ValueError(f"options must be a mapping (name: value), got {inside!r}")
-        twice = sorted(str(key) for key in beside if key in inside)
-        if twice:
-            raise ValueError(f"{twice[0]!r} stands both beside options and in them")
-        return {**beside, **inside}
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Everything but the name."""
-        return dict(self.model_extra or {})
-
-
-class DataConfig(_Section):
+class DataConfig(Section):
     """Which images, and how they are fed."""
 
     name: str = Field("digits", description="data set: see `localgrad list`")
@@ -102,7 +68,7 @@ class DataConfig(_Section):
         return "sequences" if self.name == "text" else "images"
 
 
-class OptimizerConfig(_Section):
+class OptimizerConfig(Section):
     """How weights move."""
 
     name: Literal["sgd", "adamw"] = Field("sgd", description="sgd or adamw")
@@ -118,7 +84,7 @@ class OptimizerConfig(_Section):
     )
 
 
-class ScheduleConfig(_Section):
+class ScheduleConfig(Section):
     """How the learning rate moves, step by step."""
 
     name: Literal["cosine", "step", "constant"] = Field(
@@ -134,7 +100,7 @@ class ScheduleConfig(_Section):
     gamma: Factor = Field(0.1, description="step decay: factor")
 
 
-class ParallelConfig(_Section):
+class ParallelConfig(Section):
     """How many processes train together; torchrun starts them."""
 
     blocks: Count = Field(1, description="parts that the network's blocks are spread over")
@@ -164,7 +130,7 @@ class ParallelConfig(_Section):
         return self.blocks * self.data
 
 
-class Config(_Section):
+class Config(Section):
     """Everything that decides a run's numbers, and where they go."""
 
     method: Choice = Field(Choice(name="backprop"), description="rule: see `localgrad list`")
@@ -221,6 +187,7 @@ class Config(_Section):
     repeats: Annotated[int, Field(ge=5, strict=True)] = Field(
         7, description="compare, bench: timed steps of each rule"
     )
+    search: SearchConfig = SearchConfig()
 
     @field_validator("method", "network", mode="before")
     @classmethod

@@ -20,6 +20,7 @@ FREE = (
     *("checkpoint.keep", "log.tensorboard", "log.trackio", "log.wandb", "log.agreement"),
     *("data.path", "data.workers", "data.prefetch"),
     *("parallel.blocks", "parallel.data", "parallel.timeout", "parallel.memory"),
+    *("search.trials", "search.processes"),
 )
 _OURS = ("summary.json", "metrics.jsonl", "model.safetensors", "compare.json", "checkpoint/last.pt")
 

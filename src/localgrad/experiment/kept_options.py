@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from localgrad.experiment.option_kinds import Section
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-
-
-class CheckpointConfig(_Section):
+class CheckpointConfig(Section):
     """Which checkpoints stay."""
 
     keep: Annotated[int, Field(ge=1, le=99, strict=True)] = Field(
@@ -19,7 +17,7 @@ class CheckpointConfig(_Section):
     )
 
 
-class LogConfig(_Section):
+class LogConfig(Section):
     """Where the metrics go besides metrics.jsonl."""
 
     tensorboard: bool = Field(False, description="event files in OUT/tensorboard")

@@ -1,0 +1,310 @@
+"""The record of a search: an Optuna study in a file of SQLite, shared by all processes.
+
+Optuna samples and stores. What it does not do for two objectives is done here: rungs of successive
+halving, and trials of killed processes, which are put back in the queue.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy import event
+
+from localgrad.data.order import seed_of
+from localgrad.decoupling import Decoupling
+from localgrad.errors import LocalgradError
+from localgrad.experiment.config import Config
+from localgrad.search.baselines import Baseline
+from localgrad.search.costs import Costs, identity
+from localgrad.search.fronts import Point, goes_on
+from localgrad.search.locks import locked
+from localgrad.search.space import Space
+
+FILE = "study.db"
+NAME = "search"
+TRIES = 3  # of a trial whose process is killed each time
+PATIENCE = 200  # drawings in a row that are known or do not fit: there is nothing left
+_WAIT = 60  # seconds that a process waits for another's write
+
+
+class Record:
+    """The trials of one search.
+
+    Args:
+        folder: of the search.
+        config: its configuration.
+
+    Raises:
+        LocalgradError: the file is no study.
+    """
+
+    def __init__(self, folder: Path, config: Config) -> None:
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self.folder, self.config = folder, config
+        one = config.search.cost == "none"
+        try:
+            self.storage = optuna.storages.RDBStorage(
+                f"sqlite:///{folder / FILE}",
+                engine_kwargs={"connect_args": {"timeout": _WAIT}},
+            )
+            event.listen(self.storage.engine, "connect", _fast)
+            self.storage.engine.dispose()  # connections made before
+            self.study = optuna.create_study(
+                storage=self.storage,
+                study_name=NAME,
+                directions=["maximize"] if one else ["maximize", "minimize"],
+                load_if_exists=True,
+            )
+        # damage shows as errors of the driver, of SQLAlchemy and of Optuna
+        except Exception as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise LocalgradError(
+                f"{folder / FILE} cannot be used as the record of a search: {reason}; give another "
+                "--out"
+            ) from error
+
+    def close(self) -> None:
+        """Let the file go."""
+        self.storage.remove_session()
+        self.storage.engine.dispose()
+
+    def begin(self, facts: dict[str, Any], baselines: list[Baseline]) -> None:
+        """Note what the search is of, and what it begins with; or compare.
+
+        Args:
+            facts: plain values that decide the numbers.
+            baselines: to be tried first.
+
+        Raises:
+            LocalgradError: the record is of another search; what differs is named.
+        """
+        before = self.study.user_attrs.get("facts")
+        facts = json.loads(json.dumps(facts))
+        if before is None:
+            most = max(1, self.config.search.trials // 2)
+            first = [{"name": each.name, "values": each.values} for each in baselines[:most]]
+            self.study.set_user_attr("baselines", first)
+            self.study.set_user_attr("facts", facts)
+            return
+        changed = [key for key in {**before, **facts} if before.get(key) != facts.get(key)]
+        if changed:
+            detail = "; ".join(
+                f"{key} was {_short(before.get(key))}, now {_short(facts.get(key))}"
+                for key in changed
+            )
+            raise LocalgradError(
+                f"{self.folder / FILE} is of another search ({detail}): give another --out"
+            )
+
+    def trials(self) -> list[FrozenTrial]:
+        """Return everything that was drawn."""
+        return self.study.get_trials(deepcopy=False)
+
+    def counted(self) -> dict[int, FrozenTrial]:
+        """Return the trials that fit and are new, the newest try of each, by their index."""
+        return {
+            trial.user_attrs["index"]: trial
+            for trial in self.trials()
+            if "index" in trial.user_attrs
+        }
+
+    @contextmanager
+    def asking(self) -> Iterator[None]:
+        """Draw alone: no two processes get the same decoupling."""
+        with locked(self.folder / "draw.lock"):
+            yield
+
+    def take(self, space: Space, costs: Costs) -> Task | None:
+        """Return the next trial to run; None where there is none left.
+
+        What is over the budget or known is drawn again, and costs no training. Where nothing new
+        was drawn for very long, there is nothing left.
+        """
+        with self.asking():
+            for _ in range(PATIENCE):
+                waiting = any(t.state == TrialState.WAITING for t in self.trials())
+                most = min(self.config.search.trials, len(space))
+                if not waiting and len(self.counted()) >= most:
+                    return None
+                found = self._drawn(space, costs)
+                if found is not None:
+                    return found
+        return None
+
+    def _drawn(self, space: Space, costs: Costs) -> Task | None:
+        seed = self.config.seed
+        trials = self.trials()
+        # a function of the seed and of what came before: a resumed search draws as a whole one
+        drawn = [t for t in trials if {"index", "left out"} & t.user_attrs.keys()]
+        self.study.sampler = _sampler(
+            self.config.search.sampler,
+            seed_of(seed, 1, sum("tries" not in t.user_attrs for t in drawn)) % 2**32,
+        )
+        if not any(trial.state == TrialState.WAITING for trial in trials):
+            self._queue_baseline(drawn)
+        trial = self.study.ask()
+        decoupling = space.draw(trial)
+        if "index" in trial.user_attrs:  # put back
+            trial.set_user_attr("process", os.getpid())
+            return Task(self, trial, decoupling)
+        key = identity(decoupling)
+        counted = self.counted()
+        known = next((t for t in counted.values() if t.user_attrs["identity"] == key), None)
+        if known is not None:
+            self._leave_out(trial, "repeat", known)
+            return None
+        try:
+            cost = costs.of(decoupling)
+        except LocalgradError as error:
+            self._leave_out(trial, f"cannot be built: {error}", None)
+            return None
+        trial.set_user_attr("memory", cost.memory)
+        trial.set_user_attr("flops", cost.flops)
+        budget = self.config.search.budget_bytes
+        if budget is not None and cost.memory > budget:
+            self._leave_out(trial, "over budget", None)
+            return None
+        trial.set_user_attr("identity", key)
+        trial.set_user_attr("process", os.getpid())
+        trial.set_user_attr("index", len(counted))
+        return Task(self, trial, decoupling)
+
+    def _queue_baseline(self, drawn: list[FrozenTrial]) -> None:
+        """Queue the first of what a search begins with that was not drawn yet.
+
+        One at a time: a trial that is put back must come before what was not drawn.
+        """
+        had = {trial.user_attrs.get("name") for trial in drawn}
+        for each in self.study.user_attrs["baselines"]:
+            if each["name"] not in had:
+                self.study.enqueue_trial(each["values"], user_attrs={"name": each["name"]})
+                return
+
+    def _leave_out(self, trial: Trial, why: str, known: FrozenTrial | None) -> None:
+        """End a trial without training it; the sampler learns what is known of it."""
+        trial.set_user_attr("left out", why)
+        if known is not None and known.state == TrialState.COMPLETE:
+            self.study.tell(trial, known.values)
+        elif known is not None and known.state != TrialState.PRUNED:
+            self.study.tell(trial, state=TrialState.FAIL)
+        else:
+            self.study.tell(trial, state=TrialState.PRUNED)
+
+    def put_back(self, process: int | None = None) -> int:
+        """Queue trials again whose process is gone; they go on from their checkpoints.
+
+        Args:
+            process: that is gone; None: all of them are.
+
+        Returns:
+            How many.
+        """
+        lost = [t for t in self.trials() if t.state == TrialState.RUNNING]
+        if process is not None:
+            lost = [t for t in lost if t.user_attrs.get("process") == process]
+        for trial in lost:
+            self.study.tell(trial.number, state=TrialState.FAIL)
+            tries = trial.user_attrs.get("tries", 1) + 1
+            kept = {key: value for key, value in trial.user_attrs.items() if key != "process"}
+            if "index" in kept and tries <= TRIES:
+                self.study.enqueue_trial(trial.params, user_attrs={**kept, "tries": tries})
+        return len(lost)
+
+
+class Task:
+    """A trial to run.
+
+    Args:
+        record: that it is in.
+        trial: Optuna's.
+        decoupling: to train.
+    """
+
+    def __init__(self, record: Record, trial: Trial, decoupling: Decoupling) -> None:
+        self.record, self.trial, self.decoupling = record, trial, decoupling
+
+    @property
+    def index(self) -> int:
+        """Its number among the trials that are trained."""
+        return int(self.trial.user_attrs["index"])
+
+    @property
+    def seed(self) -> int:
+        """Of its weights, order and augmentation: a function of the search's seed and its index."""
+        return seed_of(self.record.config.seed, 2, self.index) % 2**31
+
+    @property
+    def folder(self) -> Path:
+        """Where it is trained."""
+        return self.record.folder / "trials" / f"{self.index:04d}"
+
+    def note(self, key: str, value: Any) -> None:
+        """Keep a fact of the trial."""
+        self.trial.set_user_attr(key, value)
+
+    def cost(self) -> float | None:
+        """Return what is weighed against accuracy."""
+        return cost_of(self.record.config, self.trial.user_attrs)
+
+    def goes_on(self, epoch: int, accuracy: float) -> bool:
+        """Note the accuracy at a rung, and say whether the trial is good enough to go on."""
+        key = f"rung {epoch}"
+        self.note(key, accuracy)
+        config = self.record.config
+        others = [
+            _point(trial.user_attrs[key], cost_of(config, trial.user_attrs))
+            for index, trial in self.record.counted().items()
+            if key in trial.user_attrs and index != self.index
+        ]
+        assert config.search.reduction is not None
+        return goes_on(_point(accuracy, self.cost()), others, config.search.reduction)
+
+    def complete(self, accuracy: float) -> None:
+        """End the trial with its result."""
+        cost = self.cost()
+        values = [accuracy] if cost is None else [accuracy, cost]
+        self.record.study.tell(self.trial, values)
+
+    def prune(self) -> None:
+        """End the trial early."""
+        self.record.study.tell(self.trial, state=TrialState.PRUNED)
+
+    def fail(self, reason: str) -> None:
+        """End the trial without a result."""
+        self.note("failed", reason)
+        self.record.study.tell(self.trial, state=TrialState.FAIL)
+
+
+def _fast(connection: Any, _: Any) -> None:
+    """Let a write not wait for the disk: a killed process loses none, a power cut the last."""
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=NORMAL")
+
+
+def cost_of(config: Config, attributes: dict[str, Any]) -> float | None:
+    """Return a trial's second objective, less is better; None where there is none."""
+    key = {"memory": "memory", "flops": "flops", "time": "step seconds", "none": None}
+    name = key[config.search.cost]
+    return None if name is None else float(attributes[name])
+
+
+def _point(accuracy: float, cost: float | None) -> Point:
+    return (-accuracy,) if cost is None else (-accuracy, cost)
+
+
+def _sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
+    if name == "random":
+        return optuna.samplers.RandomSampler(seed)
+    return optuna.samplers.TPESampler(seed=seed)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
