@@ -40,8 +40,9 @@ format: $(READY)  ## put the code in the project's format
 bench: $(READY)  ## step time, memory and FLOPs of every rule against BP on this machine
 	$(BIN)/python benchmarks/cpu/step.py --case resnet32 --json benchmarks/results/step-resnet32-cpu.json
 
-docs: $(READY)  ## write the tables in README and docs anew from benchmarks/results
+docs: $(READY)  ## write the tables in README and docs anew from benchmarks/results, draw the reach of rules
 	$(BIN)/python benchmarks/tables.py
+	$(BIN)/python benchmarks/reach_pictures.py
 
 clean:  ## remove the virtual environment and caches
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache

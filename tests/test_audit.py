@@ -229,7 +229,7 @@ def test_a_step_without_a_loss() -> None:
     model = build("mlp")
     x, _ = batch("mlp")
     with pytest.raises(LocalgradError, match="no loss that the audit can see"):
-        audit(lambda: model(x).sum().backward(), model)
+        audit(lambda: model(x).sum(), model)
 
 
 def test_what_does_not_fit() -> None:

@@ -72,6 +72,14 @@ def test_own_rule(example: ModuleType) -> None:
     assert 10 < stop - start - 1 < 40
 
 
+def test_forgotten_detach(example: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    found = example.main()
+    wrong, right = found["forgetful"].matrix, found["repaired"].matrix
+    assert right.tolist() == [[k in (u, u - 4) for u in range(8)] for k in range(4)]
+    assert (wrong != right).nonzero().tolist() == [[2, 1]]
+    assert "   2 . # # . . . # ." in capsys.readouterr().out
+
+
 # Lightning asks typing_extensions for a name that torch has deprecated
 @pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
 @pytest.mark.filterwarnings("ignore:.*does not have many workers.*")

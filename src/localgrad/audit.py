@@ -14,62 +14,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
+from torch import nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from localgrad.chain import Chain
 from localgrad.errors import LocalgradError
 from localgrad.learner import LocalLearner
+from localgrad.marking import measured
 from localgrad.reach import Reach
-from localgrad.segments import announce
-
-_LOSSES = (
-    F.cross_entropy,
-    F.nll_loss,
-    F.mse_loss,
-    F.l1_loss,
-    F.smooth_l1_loss,
-    F.huber_loss,
-    F.binary_cross_entropy,
-    F.binary_cross_entropy_with_logits,
-    F.kl_div,
-    F.cosine_embedding_loss,
-    F.triplet_margin_loss,
-    F.multi_margin_loss,
-    F.ctc_loss,
-)
-
-
-class _Marked(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, loss: Tensor) -> Tensor:
-        return loss.view_as(loss)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return torch.full_like(grad, float("nan"))
-
-
-class _Losses(TorchFunctionMode):
-    """Counts the losses of a step and marks one of them."""
-
-    def __init__(self, target: int | None, announced: bool) -> None:
-        super().__init__()
-        self.target, self.only_announced = target, announced
-        self.announced = self.called = 0
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is announce:
-            loss, index = args
-            self.announced += 1
-            return _Marked.apply(loss) if index == self.target else loss
-        out = func(*args, **(kwargs or {}))
-        if func in _LOSSES and not self.only_announced:
-            self.called += 1
-            if self.called - 1 == self.target:
-                return _Marked.apply(out)
-        return out
 
 
 def audit(
@@ -84,22 +36,24 @@ def audit(
     Args:
         step: runs one training step on ``model``; it is called once to count the losses and once
             for each of them. Losses are those of a :class:`LocalLearner`, or else the calls of
-            ``torch.nn.functional``'s losses in their order.
+            ``torch.nn.functional``'s losses, and the scalars that ``backward`` is called on where
+            they train more than those, in the order of the step.
         model: a :class:`LocalLearner`, or any module.
         units: the columns, label to parameters; by default the units of a learner or chain, else
             the model's children.
         declared: the reach to hold the measurement against, of the units that have something to
             train; a learner brings its own.
-        optimizer: given where the step updates, so that its state can be put back.
+        optimizer: put back afterwards; those that the step calls are found by themselves.
 
     Returns:
-        The measured reach. Parameters, buffers, gradients, the optimizer's state and the random
+        The measured reach. Parameters, buffers, gradients, optimizers' states and the random
         state are afterwards what they were before.
 
     Raises:
-        LocalgradError: the step computes no loss that can be seen, or ``units`` or ``declared``
-            do not fit the model and the step.
+        LocalgradError: the step computes no loss that can be seen, or not the same ones each
+            time, or ``units`` or ``declared`` do not fit the model and the step.
 
+    >>> from torch.nn import functional as F
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
     >>> x, y = torch.randn(16, 4), torch.randint(3, (16,))
     >>> print(audit(lambda: F.cross_entropy(model(x), y).backward(), model))
@@ -114,20 +68,15 @@ def audit(
     names = dict(model.named_parameters())
     if declared is None and learner is not None:
         declared = learner.reach()
-    with _kept(model, optimizer):
-        with _Losses(None, announced=False) as counter:
-            step()
-        count = counter.announced or counter.called
-        if not count:
-            raise LocalgradError(
-                "the step computes no loss that the audit can see: use a LocalLearner or a loss of "
-                "torch.nn.functional"
-            )
-        touched = []
-        for k in range(count):
-            with _watched(names) as reached, _Losses(k, announced=counter.announced > 0):
-                step()
-            touched.append(frozenset(reached))
+    with _kept(model, optimizer) as put_back:
+        # a learner's step updates nothing that another one reads
+        found = measured(step, names, put_back if learner is None else lambda: None)
+    if not found:
+        raise LocalgradError(
+            "the step computes no loss that the audit can see: use a LocalLearner, a loss of "
+            "torch.nn.functional, or backward()"
+        )
+    touched, count = [reached for _, reached in found], len(found)
     by_id = {id(p): name for name, p in names.items()}
     for label, parameters in columns.items():
         if any(id(p) not in by_id for p in parameters):
@@ -154,6 +103,7 @@ def audit(
         claim,
         heads,
         tuple(touched),
+        () if found[0][0].kind == "announced" else tuple(loss.name for loss, _ in found),
     )
 
 
@@ -173,44 +123,42 @@ def _columns(model: nn.Module | Chain) -> dict[str, Sequence[nn.Parameter]]:
 
 
 @contextmanager
-def _watched(names: dict[str, nn.Parameter]) -> Iterator[set[str]]:
-    """Collect the names of parameters whose gradient arrives marked; clear the marks."""
-    reached: set[str] = set()
+def _kept(
+    model: nn.Module, optimizer: torch.optim.Optimizer | None
+) -> Iterator[Callable[[], None]]:
+    """Put everything that a step changes back: at the end, and whenever what is yielded is called.
 
-    def watch(name: str) -> Callable[[Tensor], Tensor]:
-        def hook(grad: Tensor) -> Tensor:
-            marks = grad.isnan()
-            if marks.any():
-                reached.add(name)
-            return grad.masked_fill(marks, 0.0)
-
-        return hook
-
-    handles = [p.register_hook(watch(name)) for name, p in names.items() if p.requires_grad]
-    try:
-        yield reached
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextmanager
-def _kept(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> Iterator[None]:
-    """Put everything that a step changes back."""
+    An optimizer that the step calls is kept from its first update on.
+    """
     state = [(t, t.detach().clone()) for t in (*model.parameters(), *model.buffers())]
-    gradients = [(p, p.grad) for p in model.parameters()]
-    optimizer_state = None if optimizer is None else copy.deepcopy(optimizer.state_dict())
-    device = next((t.device for t, _ in state if t.is_cuda), None)
-    with torch.random.fork_rng([] if device is None else [device]):
-        try:
-            for parameter, gradient in gradients:
-                parameter.grad = None if gradient is None else gradient.clone()
-            yield
-        finally:
-            with torch.no_grad():
-                for tensor, value in state:
+    gradients = [
+        (p, p.grad, None if p.grad is None else p.grad.clone()) for p in model.parameters()
+    ]
+    optimizers: dict[torch.optim.Optimizer, Any] = {}
+
+    def keep(one: torch.optim.Optimizer, *_: Any) -> None:
+        if one not in optimizers:
+            optimizers[one] = copy.deepcopy(one.state_dict())
+
+    def put_back() -> None:
+        with torch.no_grad():
+            for tensor, value in state:
+                if not torch.equal(tensor, value):
                     tensor.copy_(value)
-                for parameter, gradient in gradients:
-                    parameter.grad = gradient
-            if optimizer is not None and optimizer_state is not None:
-                optimizer.load_state_dict(optimizer_state)
+            for parameter, gradient, before in gradients:
+                parameter.grad = gradient
+                if gradient is not None and before is not None:
+                    gradient.copy_(before)
+        for one, kept in optimizers.items():
+            one.load_state_dict(copy.deepcopy(kept))
+
+    if optimizer is not None:
+        keep(optimizer)
+    hook = register_optimizer_step_pre_hook(keep)
+    device = next((t.device for t, _ in state if t.is_cuda), None)
+    try:
+        with torch.random.fork_rng([] if device is None else [device]):
+            yield put_back
+    finally:
+        hook.remove()
+        put_back()

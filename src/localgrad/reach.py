@@ -20,6 +20,8 @@ class Reach:
         declared: what the decoupling says, of the same shape, or None where there is none.
         heads: measured, ``(losses, heads)``, bool; None for a model without heads.
         parameters: for each loss, the names of the parameters that it trains.
+        names: for each loss of a step that is not a learner's, what it is and where it is computed,
+            such as ``"cross_entropy, train.py:12"``; else empty.
     """
 
     units: tuple[str, ...]
@@ -27,6 +29,7 @@ class Reach:
     declared: Tensor | None
     heads: Tensor | None
     parameters: tuple[frozenset[str], ...]
+    names: tuple[str, ...] = ()
 
     @property
     def violations(self) -> list[str]:
@@ -43,13 +46,16 @@ class Reach:
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain lists: ``losses``, ``units``, ``measured``, ``declared``, ``violations``."""
+        """Return plain lists: ``losses``, ``units``, ``measured``, ``declared``, ``violations``,
+        and ``names`` where the losses have some."""
+        named = {"names": list(self.names)} if self.names else {}
         return {
             "losses": [str(k) for k in range(len(self.matrix))],
             "units": list(self.units),
             "measured": self.matrix.tolist(),
             "declared": None if self.declared is None else self.declared.tolist(),
             "violations": self.violations,
+            **named,
         }
 
     def __str__(self) -> str:

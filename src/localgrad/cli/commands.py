@@ -45,7 +45,7 @@ COMMANDS = {
         "localgrad compare --methods backprop,greedy,backlink --blocks 4 --out runs/three",
     ),
     "audit": Command(
-        "measure which units each loss of a rule trains, and print the matrix",
+        "measure which units each loss of a rule, or of a step of yours, trains",
         "localgrad audit --method.name backlink --network.name resnet20 --blocks 5",
     ),
     "bench": Command(
@@ -119,6 +119,12 @@ _MADE_UP = ("bench", "plan")  # they need no data set
 FLAGS = {
     "config": Flag("options from a YAML file; the command line wins", _CONFIGURED, "file"),
     "print_config": Flag("show the whole tree of options and stop", _CONFIGURED),
+    "step": Flag(
+        "audit a training step of yours: a function without arguments that returns (model, step)",
+        ("audit",),
+        "text",
+        "MODULE:FUNCTION",
+    ),
     "input": Flag(
         "shape of one input, such as 3x224x224, or 1024 for tokens; default: what the network says",
         (*_MADE_UP, "transfer"),

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from localgrad.errors import LocalgradError
 from localgrad.experiment.folder import atomically
+from localgrad.experiment.seal import check_seal, seal
 from localgrad.parallel.late import put_back
 
 
@@ -26,6 +27,7 @@ class Position:
         correct, seen: training accuracy of the epoch under way.
         losses: sums of each block's loss over the epoch under way.
         skipped: updates of the epoch under way that overflowed in fp16.
+        run: what the run's numbers hang on, as a digest; empty for a run of before there was one.
         late_links: blocks whose link is late, where that depends on what each process holds: a run
             goes on with the same ones, however many processes there are then.
     """
@@ -38,13 +40,19 @@ class Position:
     seen: int = 0
     losses: list[float] = field(default_factory=list)
     skipped: int = 0
+    run: str = ""
     late_links: list[int] | None = None
 
 
 def write(path: Path, state: dict[str, Any], position: Position) -> None:
     """Write a checkpoint of states that were gathered already; as :func:`save`."""
     whole = {**state, "position": asdict(position), "random": torch.get_rng_state()}
-    atomically(path, lambda part: torch.save(whole, part))
+
+    def sealed(part: Path) -> None:
+        torch.save(whole, part)
+        seal(part)
+
+    atomically(path, sealed)
 
 
 def save(
@@ -81,29 +89,47 @@ def load(
     learner: nn.Module,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler | None = None,
+    run: str = "",
 ) -> Position:
     """Put a checkpoint's state in place, with the gradients that wait for the next update.
 
+    Args:
+        path: the file.
+        learner, optimizer, scaler: what the state is of.
+        run: the run that goes on; a checkpoint of another one is refused.
+
     Raises:
-        LocalgradError: the file is damaged or of another learner.
+        LocalgradError: the file is damaged or of another learner or run.
     """
     device = next(learner.parameters()).device
     try:
+        check_seal(path)
         state = torch.load(path, map_location=device, weights_only=True)
         position = Position(**state["position"])
+        if run and position.run not in ("", run):
+            raise ValueError("it is of another run")
         learner.load_state_dict(state["learner"])
         optimizer.load_state_dict(state["optimizer"])
         if scaler is not None:
             scaler.load_state_dict(state["scaler"])
-        put_back(learner.named_parameters(), state.get("late", {}))
         torch.set_rng_state(state["random"].cpu())
         if device.type == "cuda" and "random_cuda" in state:
             torch.cuda.set_rng_state(state["random_cuda"].cpu(), device)
+        put_back(learner.named_parameters(), state.get("late", {}))
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
     # damage shows as almost anything: of the zip file, the pickle, a key, a shape
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise LocalgradError(
-            f"checkpoint {path} is damaged or of another network: {reason}; "
-            "delete it to start the run anew"
-        ) from error
+        raise LocalgradError(f"checkpoint {path} {_reason(error)}") from error
     return position
+
+
+def _reason(error: Exception) -> str:
+    """Return what is wrong with a file, in a few words of its error."""
+    if isinstance(error, OSError):
+        return f"cannot be read: {error.strerror or error}"
+    text = str(error).partition("\n\t")  # a module's errors come as a title and a list
+    first = " ".join((text[2] or text[0]).splitlines()[:1]).strip() or type(error).__name__
+    if isinstance(error, KeyError):
+        first = f"it has no {error}"
+    return f"is damaged or of another network: {first.rstrip('. ')}"

@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from localgrad.errors import LocalgradError
+from localgrad.experiment.kept_options import CheckpointConfig, LogConfig
 from localgrad.experiment.option_kinds import Choice as Choice
 from localgrad.experiment.option_kinds import (
     Count,
@@ -161,6 +162,8 @@ class Config(Section):
     checkpoint_every: Count | None = Field(
         None, description="save every N steps too; without it after every epoch"
     )
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    log: LogConfig = LogConfig()
     seed: Seed = Field(0, description="of weights, order and augmentation")
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         "fp32", description="fp32, or bf16 or fp16 by autocast (fp16 with a gradient scaler)"

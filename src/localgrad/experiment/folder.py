@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from localgrad.experiment.yaml_text import loads, read_yaml
 # what may differ between a run and its resumption: it changes no number already reached
 FREE = (
     *("out", "device", "threads", "checkpoint_every", "methods", "seeds", "repeats"),
+    *("checkpoint.keep", "log.tensorboard", "log.trackio", "log.wandb", "log.agreement"),
     *("data.path", "data.workers", "data.prefetch"),
     *("parallel.blocks", "parallel.data", "parallel.timeout", "parallel.memory"),
     *("search.trials", "search.processes"),
@@ -25,6 +27,8 @@ _OURS = ("summary.json", "metrics.jsonl", "model.safetensors", "compare.json", "
 
 class RunFolder:
     """The files of one run, or of one comparison, under ``path``."""
+
+    writes = True  #: whether this process fills the folder
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -145,11 +149,20 @@ class RunFolder:
 class OthersFolder(RunFolder):
     """The folder of a run in several processes, in one that does not write."""
 
+    writes = False
+
     def open(self, config: Config, resume: bool, needed_bytes: int = 0) -> None:
         """Leave that to the one that writes."""
 
     def write(self, name: str, text: str) -> None:
         """Leave that to the one that writes."""
+
+
+def identity(config: Config) -> str:
+    """Return a digest of the options that decide a run's numbers."""
+    tree = _flat(loads(to_yaml(config)))
+    numbers = {key: value for key, value in tree.items() if key not in FREE}
+    return hashlib.sha256(json.dumps(numbers, sort_keys=True).encode()).hexdigest()
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -182,6 +195,7 @@ def atomically(path: Path, write: Callable[[Path], Any]) -> None:
         with open(part, "rb") as file:
             os.fsync(file.fileno())
         os.replace(part, path)
+        sync_folder(path.parent)
     # torch.save reports a full disk as a RuntimeError
     except (OSError, RuntimeError) as error:
         _remove(part)
@@ -189,6 +203,17 @@ def atomically(path: Path, write: Callable[[Path], Any]) -> None:
     except BaseException:
         _remove(part)
         raise
+
+
+def sync_folder(path: Path) -> None:
+    """Let the names in a folder outlast a power cut, where the system can."""
+    if os.name != "posix":
+        return
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def _remove(part: Path) -> None:

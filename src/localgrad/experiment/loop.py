@@ -9,40 +9,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from localgrad import CompileReport, Reach, audit, plain_data
+from localgrad import Reach, audit, plain_data
 from localgrad.errors import LocalgradError
-from localgrad.experiment import checkpoint, environment
+from localgrad.experiment import environment
 from localgrad.experiment.build import Experiment
 from localgrad.experiment.checkpoint import Position
 from localgrad.experiment.compiling import compile_steps
 from localgrad.experiment.cost import first_batch, measure_cost
-from localgrad.experiment.folder import RunFolder
+from localgrad.experiment.folder import RunFolder, identity
+from localgrad.experiment.kept_checkpoints import KeptCheckpoints
 from localgrad.experiment.late_update import LateUpdate
+from localgrad.experiment.log import RunLog
 from localgrad.experiment.part_update import PartUpdate, divided
 from localgrad.experiment.results import summarise, tested, write_model
 from localgrad.experiment.same_data import same_data
 from localgrad.experiment.schedule import learning_rate
 from localgrad.experiment.skipped import note_skipped
 from localgrad.experiment.update import Update
+from localgrad.experiment.watcher import Interrupted as Interrupted
+from localgrad.experiment.watcher import Watcher as Watcher
 
 CHECK_EVERY = 50  # steps between looks at the losses, so that a GPU need not wait at each
-
-
-class Interrupted(Exception):  # noqa: N818 - a wish, not an error
-    """The run was asked to stop; its state is saved."""
-
-
-class Watcher:
-    """Told what happens; the command line shows it."""
-
-    def compiled(self, report: CompileReport) -> None:
-        """Whether steps run compiled from now on."""
-
-    def batch(self, position: Position, batches: int, losses: list[float] | None) -> None:
-        """A batch is done; ``losses`` is of each block, where it was looked at."""
-
-    def epoch(self, metrics: dict[str, Any], epochs: int) -> None:
-        """An epoch is done."""
 
 
 def train(
@@ -80,11 +67,12 @@ def train(
     if folder.finished:
         summary: dict[str, Any] = folder.read_json("summary.json")
         return summary
+    log = RunLog(experiment, folder)
     late = mesh is None and config.parallel.late_links is not False
     update = (LateUpdate if late else Update)(config, learner, experiment.device)
     cost = measure_cost(experiment)
-    going_on = folder.checkpoint.exists()
-    reach = None if going_on else _audited(experiment)
+    kept = KeptCheckpoints(folder, config.checkpoint.keep)
+    reach = None if kept.found() else _audited(experiment)
     if mesh is not None:
         same_data(mesh, experiment.data)  # and all have looked at the folder before one writes
         ends = divided(config, learner, mesh, first_batch(experiment))
@@ -92,18 +80,24 @@ def train(
     if compiled is not None:
         watcher.compiled(compiled)
     size = sum(p.numel() * p.element_size() for p in learner.parameters())
-    folder.open(config, resume, needed_bytes=8 * size + 2**20)
-    position = Position(losses=[0.0] * len(learner.decoupling))
+    room = 3 * size * (config.checkpoint.keep + 2)  # AdamW's two moments; the best, the next one
+    folder.open(config, resume, needed_bytes=room + 2**20)
     history: list[dict[str, Any]] = []
     about = {
+        "run": identity(config),
         **environment.describe(experiment.device, command),
         "data_facts": experiment.data.facts(),
     }
     if reach is None:
-        position = checkpoint.load(folder.checkpoint, learner, update.optimizer, update.scaler)
+        run = folder.read_json("environment.json").get("run", "")
+        position, damaged = kept.load(learner, update.optimizer, update.scaler, run)
+        for text in damaged if folder.writes else ():
+            watcher.refused(text)
         history = _history(folder, position)
         about = environment.resumed(folder, about)
+        kept.note_best(history, position)
     else:
+        position = Position(losses=[0.0] * len(learner.decoupling), run=about["run"])
         folder.write("decoupling.yaml", plain_data.text(learner.decoupling.to_dict()))
         folder.write_json("environment.json", about)
         folder.write_json("reach.json", reach.to_dict())
@@ -114,14 +108,18 @@ def train(
 
     def save() -> None:
         note_skipped(experiment, folder)
-        update.save(folder.checkpoint, position)
+        with kept.making_room():
+            update.save(folder.checkpoint, position)
 
-    while position.epoch < config.epochs:
-        _train_epoch(experiment, update, position, watcher, stop, save)
-        history.append(_close_epoch(experiment, position, update))
-        folder.write_metrics(history)
-        save()
-        watcher.epoch(history[-1], config.epochs)
+    with log.open(history, about):
+        while position.epoch < config.epochs:
+            _train_epoch(experiment, update, position, watcher, stop, save)
+            history.append(log.completed(_close_epoch(experiment, position, update)))
+            folder.write_metrics(history)
+            save()
+            kept.note_best(history, position)
+            log.epoch(history[-1])
+            watcher.epoch(history[-1], config.epochs)
     costs = {**cost, "time_ratio": timing}
     summary = summarise(experiment, history, position.seconds, costs, about, update)
     summary["skipped_images"] = note_skipped(experiment, folder)

@@ -2,24 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import pathlib
+from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 
-from localgrad.report.palette import Look, token
-from localgrad.report.reach import Reach
-from localgrad.report.svg import inline, sheet
+from localgrad.report.palette import Look, looks, token
+from localgrad.report.reach import Reach, read_reach
+from localgrad.report.svg import alone, drawing, inline, sheet
 
 _WIDTH = 320
 _FEW = 20
 
 
 def matrix(reach: Reach, look: Look, label: str, name: str) -> Markup:
-    """One rule's reach: filled where it is as declared, open where no gradient came, crossed or
-    solid in the violation's colour where a gradient was not declared.
+    """One rule's reach, for a page; see :func:`_drawn`."""
+    figure, text = _drawn(reach, look)
+    return inline(figure, name, f"Reach of {label}", text)
+
+
+def write_matrix(reach: Mapping[str, object], method: str, label: str, path: pathlib.Path) -> None:
+    """Write a reach as an SVG picture, light or dark as the reader's system is.
+
+    Args:
+        reach: as :meth:`localgrad.Reach.to_dict` gives it.
+        method: whose colour it has.
+        label: of what it is the reach.
+        path: of the file.
+    """
+    with drawing():
+        figure, text = _drawn(read_reach(reach, "reach"), looks([(method, label)])[0])
+        path.write_text(alone(figure, f"Reach of {label}", text), encoding="utf-8")
+
+
+def _drawn(reach: Reach, look: Look) -> tuple[Figure, str]:
+    """The figure and what it shows: filled where it is as declared, open where no gradient came,
+    crossed or solid in the violation's colour where a gradient was not declared.
     """
     rows, columns = len(reach.losses), len(reach.units)
     losses, noun = _names(reach.losses)
@@ -80,7 +102,7 @@ def matrix(reach: Reach, look: Look, label: str, name: str) -> Markup:
         f"{rows} losses by {columns} units: {agree} cells agree, {len(wrong)} violations, "
         f"{missing} declared without a gradient."
     )
-    return inline(figure, name, f"Reach of {label}", text)
+    return figure, text
 
 
 def _ticks(names: Sequence[str]) -> list[str]:
