@@ -1,0 +1,124 @@
+"""Decouplings that were searched for and transferred; BWBPF as published and as released."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from results_as.accuracy import setting
+from results_as.text import RESULTS, Row, markdown, percent, plural, points, read
+
+
+def transfer_result() -> Row | None:
+    """Return what benchmarks/cpu/transfer.py found; None where it has not run."""
+    return read("transfer") if (RESULTS / "transfer.json").exists() else None
+
+
+_NO_TRANSFER = "Not measured yet: `python benchmarks/cpu/transfer.py`."
+
+
+def transfer_table() -> str:
+    """Found decouplings on deeper networks, beside cuts that no search made."""
+    found = transfer_result()
+    if found is None:
+        return _NO_TRANSFER
+    header = ["network", "way to cut", "n", "test accuracy %", "found on CIFAR-10 above it, points"]
+    bp = {row["network"]: row for row in found["rows"] if row["way"] == "BP"}
+    table = markdown(
+        [*header, "memory ÷ BP", "FLOPs ÷ BP"],
+        [
+            [
+                row["network"],
+                row["way"],
+                str(row["n"]),
+                percent(row["test_accuracy"]),
+                points(row["found_minus_this"]),
+                f"{row['memory_bytes'] / bp[row['network']]['memory_bytes']:.2f}",
+                f"{row['flops_per_image'] / bp[row['network']]['flops_per_image']:.2f}",
+            ]
+            for row in found["rows"]
+        ],
+    )
+    used = found["options"]
+    return (
+        f"{table}\n\n{found['rows'][0]['data']}, first {used['limit']:,} training images, "
+        f"{plural(used['epochs'], 'epoch')}, batch {used['batch']}, K = {used['blocks']}, tested "
+        f"on {used['test_limit']:,} images; n runs, ± standard deviation; {found['hardware']}; "
+        f"{found['date'][:10]}."
+    )
+
+
+def searches_table() -> str:
+    """What the searches of the transfer cost."""
+    found = transfer_result()
+    if found is None:
+        return _NO_TRANSFER
+    header = ["searched on", "trials", "to the end", "pruned", "over budget or known", "seconds"]
+    return markdown(
+        [*header, "÷ one full training"],
+        [
+            [
+                one["data"],
+                str(sum(one["counts"].values())),
+                str(one["counts"]["complete"]),
+                str(one["counts"]["pruned"]),
+                str(sum(one["left_out"].values())),
+                f"{one['seconds']:,.0f}",
+                f"{one['seconds'] / one['full_training']['seconds']:.1f}",
+            ]
+            for one in found["searches"].values()
+        ],
+    )
+
+
+def rank_text() -> str:
+    """How the short training of a search ranks decouplings."""
+    found = transfer_result()
+    if found is None:
+        return _NO_TRANSFER
+    rank = found["rank"]
+    rows = [
+        [
+            {"longer": "a longer training", "short again": "the short training again"}[name],
+            f"{one['rho']:.2f}",
+            f"{one['p']:.3f}",
+        ]
+        for name, one in rank["spearman"].items()
+    ]
+    table = markdown(["short training against", "Spearman's rho", "p"], rows)
+    return (
+        f"{table}\n\n{rank['decouplings']} random decouplings of ResNet-20; short: "
+        f"{plural(rank['proxy']['epochs'], 'epoch')} on {rank['proxy']['images']:,} images; "
+        f"longer: {plural(rank['longer']['epochs'], 'epoch')} on {rank['longer']['images']:,}."
+    )
+
+
+def bwbpf_table() -> str:
+    """What BWBPF's paper says beside what its released code does."""
+    name = "bwbpf-as-published-and-as-released"
+    if not (RESULTS / f"{name}.json").exists():
+        return f"Not measured yet: `localgrad compare --config recipes/{name}.yaml`."
+    result = read(name)
+    header = ["rule", "losses", "n", "test accuracy %", "activations ÷ BP", "FLOPs ÷ BP"]
+    table = markdown(
+        header,
+        [
+            [
+                row["rule"],
+                str(row["losses"]),
+                str(row["n"]),
+                percent(row["test_accuracy"]),
+                f"{row['memory_ratio']:.2f}",
+                f"{row['flops_ratio']:.2f}",
+            ]
+            for row in result["rows"]
+        ],
+    )
+    return f"{table}\n\n{setting(result)}."
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "transfer": transfer_table,
+    "transfer-searches": searches_table,
+    "transfer-rank": rank_text,
+    "bwbpf": bwbpf_table,
+}

@@ -1,0 +1,36 @@
+"""What the tables have in common: results, Markdown, words for numbers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+
+
+Row = dict[str, Any]
+
+
+def read(name: str) -> Row:
+    found: Row = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return found
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---", *("---:" for _ in header[1:])], *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def percent(value: Row) -> str:
+    mean = f"{100 * value['mean']:.1f}"
+    return mean if value["std"] is None else f"{mean} ± {100 * value['std']:.1f}"
+
+
+def plural(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def points(value: Row) -> str:
+    std = "" if value["std"] is None else f" ± {100 * value['std']:.1f}"
+    return f"{100 * value['mean']:+.1f}{std}"
