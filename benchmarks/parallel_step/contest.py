@@ -9,7 +9,7 @@ from typing import Any
 
 from localgrad import methods as M
 from localgrad.errors import LocalgradError
-from localgrad.parallel.builders import runs_of
+from localgrad.parallel.builders import linked_blocks, runs_of
 from localgrad.parallel.simulate import Timeline
 from parallel_step import check
 from parallel_step.ddp import DDP, Apart
@@ -132,6 +132,14 @@ class Contest:
             own=own,
             simulated=self._seconds(lambda paper: paper.local(rule, decoupling, ends)),
         )
+        # where a process has other blocks to work on meanwhile, nothing waits for a link
+        if linked_blocks(decoupling) and len(runs) == setting.mesh.blocks:
+            self._add(
+                Together(setting, f"{label}, K={count}, late links", decoupling, ends, True),
+                {**about, "units": units, "late_links": True},
+                own=own,
+                simulated=self._seconds(lambda paper: paper.local(rule, decoupling, ends, True)),
+            )
 
     def _pipeline(self, kind: str, count: int) -> None:
         balanced = self._papers["alone"].balanced(count)

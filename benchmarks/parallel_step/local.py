@@ -54,11 +54,17 @@ class Together:
     together, threads = True, 1
 
     def __init__(
-        self, setting: Setting, name: str, decoupling: Decoupling, ends: tuple[int, ...]
+        self,
+        setting: Setting,
+        name: str,
+        decoupling: Decoupling,
+        ends: tuple[int, ...],
+        late_links: bool = False,
     ) -> None:
         self.name, self.decoupling, self.ends = name, decoupling, ends
         self._batch = (setting.x, setting.y)
-        self.part = ParallelLearner(learner_of(setting, decoupling), setting.mesh, ends)
+        learner = learner_of(setting, decoupling)
+        self.part = ParallelLearner(learner, setting.mesh, ends, late_links=late_links)
         self._optimizer = sgd(self.part.parameters())
 
     def steps(self, count: int) -> Iterator[None]:

@@ -88,7 +88,9 @@ class Paper:
 
         return smallest_maximum(units, self._setting.mesh.blocks, cost)
 
-    def local(self, rule: Method, decoupling: Decoupling, ends: Sequence[int]) -> Timeline:
+    def local(
+        self, rule: Method, decoupling: Decoupling, ends: Sequence[int], late_links: bool = False
+    ) -> Timeline:
         """Return a rule's steps."""
         key = repr(rule)
 
@@ -99,7 +101,9 @@ class Paper:
 
         starts = (0, *ends[:-1])
         parts = [tuple(range(a, b)) for a, b in zip(starts, ends, strict=True)]
-        schedule = builders.local(decoupling, parts, self._steps, targets=False)
+        schedule = builders.local(
+            decoupling, parts, self._steps, targets=False, late_links=late_links
+        )
         return self._played(schedule, self._agreed(blocks))
 
     def pipeline(self, kind: str, micro_batches: int, ends: Sequence[int]) -> Timeline:
