@@ -41,6 +41,26 @@ def late_links_table() -> str:
     )
 
 
+def late_gain_table() -> str:
+    """What late links gain in time, with one block a process."""
+    if not (RESULTS / "parallel-late.json").exists():
+        return "Not measured yet: `python benchmarks/cpu/parallel.py --rules backlink`."
+    found = read("parallel-late")
+    header = ["", "s a step", "over itself in one process", "idle, %", "peak, MiB", "sent, MiB"]
+    rows = []
+    for row in found["rows"]:
+        if row["kind"] == "local" and row["processes"] > 1:
+            ratio = row["speed_up"][row["one_process"]]["steady"]
+            mib = [one["total"] / 2**20 for one in row["memory"]]
+            rows.append([
+                row["name"],
+                parallel.spread(row["seconds"]["steady"], 3), parallel.spread(ratio, 2),
+                parallel.shares(row["idle"]["steady"]), " / ".join(f"{one:.0f}" for one in mib),
+                " / ".join(f"{size / 2**20:.0f}" for size in row["sent_bytes"]),
+            ])  # fmt: skip
+    return f"{markdown(header, rows)}\n\nIn the steady state. {parallel.setting(found)}."
+
+
 KILLS = {
     "training": "killed in training",
     "checkpoint": "killed while a checkpoint was written",
@@ -108,6 +128,7 @@ def parallel_summary() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "late-links": late_links_table,
     "kills": kills_table,
+    "late-gain": late_gain_table,
     "parallel-summary": parallel_summary,
     **{f"parallel{part}": partial(parallel_table, part) for part in parallel.PARTS},
 }
