@@ -13,6 +13,7 @@ from localgrad.experiment import decoupling_file
 from localgrad.experiment.build import Experiment, build
 from localgrad.experiment.config import Config, build_config, read_options
 from localgrad.experiment.folder import RunFolder
+from localgrad.experiment.seal import check_seal
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ def load_run(path: Path, data_path: str | None = None) -> Saved:
     kept = None if config.decoupling is None else decoupling_file.read(path)
     experiment = build(config, decoupling=kept)
     try:
+        check_seal(folder.checkpoint)
         state = torch.load(folder.checkpoint, map_location=experiment.device, weights_only=True)
         experiment.learner.load_state_dict(state["learner"])
     except FileNotFoundError as error:
