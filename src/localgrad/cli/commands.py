@@ -90,6 +90,12 @@ COMMANDS = {
         ("data.path", "out"),
         "RUN ...",
     ),
+    "report": Command(
+        "draw the pages of runs, comparisons and analyses anew; --out: one of several runs",
+        "localgrad report runs/three/bp-s0 runs/three/greedy-s0 --out runs/both",
+        ("out",),
+        "FOLDER ...",
+    ),
     "list": Command(
         "show the rules, networks, data sets and decouplings", "localgrad list --json all.json", ()
     ),

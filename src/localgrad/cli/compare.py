@@ -44,11 +44,7 @@ def run(config: Config, flags: dict[str, Any], command: str) -> int:
             where = shlex.quote(str(out))
             print(f"stopped; go on with: localgrad compare --out {where} --resume", file=sys.stderr)
             return 130
-    first = results[0]
-    title = (
-        f"{first['network']} on {first['data']}: {first['train_images']:,} {config.data.inputs}, "
-        f"{_plural(config.epochs, 'epoch')}, batch {config.batch_size}"
-    )
+    title = title_of(results)
     print(title)
     print(show.table(rows(results)))
     for run_config, result in zip(plan(config, out), results, strict=True):
@@ -60,6 +56,26 @@ def run(config: Config, flags: dict[str, Any], command: str) -> int:
     print(f"wrote {out}: compare.json, {page}")
     write_json(flags.get("json"), results)
     return 0
+
+
+def title_of(results: list[dict[str, Any]]) -> str:
+    """Return what was compared, in a line; several networks, data or lengths are not named."""
+
+    def one(key: str, text: str = "{:,}") -> str | None:
+        found = {result.get(key) for result in results}
+        value = found.pop()
+        return None if found or value is None else text.format(value)
+
+    inputs = one("inputs", "{}") or "images"
+    epochs = {result["epochs"] for result in results}
+    facts = [
+        one("train_images", "{:,} " + inputs),
+        _plural(epochs.pop(), "epoch") if len(epochs) == 1 else None,
+        one("batch_size", "batch {}"),
+    ]
+    network, data = one("network", "{}") or "several networks", one("data", "{}") or "several data"
+    said = ", ".join(fact for fact in facts if fact is not None)
+    return f"{network} on {data}{': ' if said else ''}{said}"
 
 
 def rows(results: list[dict[str, Any]]) -> list[dict[str, str]]:

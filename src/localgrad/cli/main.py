@@ -94,6 +94,7 @@ def _run(words: list[str]) -> int:
         help,
         listing,
         plan,
+        report,
         reproduce,
         search,
         train,
@@ -122,7 +123,7 @@ def _run(words: list[str]) -> int:
         return 0
     typed = shlex.join(["localgrad", *words])
     if arguments.operands:
-        taking = {"analyse": analyse.run, "transfer": transfer.run}
+        taking = {"analyse": analyse.run, "report": report.run, "transfer": transfer.run}
         return taking[arguments.command](arguments.operands, config, flags, typed)
     commands = {
         "train": train.run,

@@ -18,6 +18,8 @@ from localgrad.experiment.folder import RunFolder
 from localgrad.experiment.loop import Interrupted, Watcher, train
 
 Timing = dict[str, float | None]  # label -> time of a step against BP's
+#: of a summary: what a step costs besides its rule
+SETTING = ("network", "network_options", "data", "batch_size")
 
 
 def slug(text: str) -> str:
@@ -187,9 +189,14 @@ def gather(folder: RunFolder) -> dict[str, Any]:
 
 
 def add_ratios(results: list[dict[str, Any]]) -> None:
-    """Add ``ratios`` to BP of the same comparison; None where there is no BP or no timing."""
-    base = next((r for r in results if r["label"] == "BP"), None)
+    """Add ``ratios`` to BP of the same network, inputs and batch; None without BP or timing."""
+
+    def setting(result: dict[str, Any]) -> tuple[Any, ...]:
+        return tuple(str(result.get(key)) for key in SETTING)
+
+    bases = {setting(r): r for r in reversed(results) if r["label"] == "BP"}
     for result in results:
+        base = bases.get(setting(result))
         result["ratios"] = {
             "activation_memory": None
             if base is None
