@@ -157,7 +157,8 @@ def _watching(quiet: bool) -> Iterator[Watch | None]:
             self.note(
                 f"{subject.config.network.name}: {len(subject.chain)} units, "
                 f"{len(subject.space):,} decouplings{budget}; {search.trials} trials of "
-                f"{search.epochs} epochs on {len(subject.data.train):,} inputs"
+                f"{search.epochs} epoch{'' if search.epochs == 1 else 's'} on "
+                f"{len(subject.data.train):,} inputs"
             )
 
         def epoch(self, task: Task, epoch: int, accuracy: float) -> None:
@@ -201,7 +202,7 @@ def _line(each: dict[str, Any], trials: int) -> str:
     name = f"  ({each['name']})" if each["name"] else ""
     reason = f"  {each['reason']}" if each["reason"] else ""
     return (
-        f"trial {each['trial'] + 1:>{len(str(trials))}}/{trials}  {each['state']:<8}  {accuracy}"
+        f"trial {each['trial']:>{len(str(trials - 1))}}  {each['state']:<8}  {accuracy}"
         f"epochs {each['epochs']}  {show.mebibytes(each['memory_bytes'])}  K={each['blocks']}"
         f"{name}{reason}"
     )
