@@ -72,7 +72,7 @@ def drawn(options: argparse.Namespace) -> list[Blow]:
 
 
 class Run:
-    """torchrun with its processes, in a session of its own by which what is left is found."""
+    """torchrun with its processes, which are found by a mark in their environment."""
 
     def __init__(self, out: Path, options: argparse.Namespace) -> None:
         launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]

@@ -59,7 +59,7 @@ def line(mesh: Mesh, size: int = 2**22, repeats: int = 5) -> tuple[float, float]
 
 
 class Paper:
-    """Unit times of this session, and what they say about a contender.
+    """Unit times of this run, and what they say about a contender.
 
     Args:
         setting: what is trained.

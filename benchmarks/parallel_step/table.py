@@ -101,7 +101,7 @@ def simulated(found: Row) -> Table:
             )
     note = (
         f"A step in the steady state (median of the rounds), and what the simulation says from "
-        f"unit times of the same session, with the division that ran: timed by both processes at "
+        f"unit times of the same run, with the division that ran: timed by both processes at "
         f"once, each the units of its own part, or by one while the other waits. Between processes "
         f"{found['bandwidth'] / 1e9:.1f} GB/s and {1e6 * found['latency']:.0f} µs, measured too."
     )

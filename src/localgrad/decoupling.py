@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -41,6 +40,7 @@ class Part:
 
         >>> Part.of("pool_linear")
         Part(name='pool_linear', options={})
+        >>> import json
         >>> Part.of(json.dumps).name
         'json:dumps'
         """
@@ -320,15 +320,7 @@ class Decoupling:
         Raises:
             LocalgradError: the file is missing, is not JSON, or holds something else.
         """
-        try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise LocalgradError(f"cannot read {path}: {error.strerror}") from error
-        except ValueError as error:
-            raise LocalgradError(f"{path} is not a decoupling file: {error}") from error
-        if not isinstance(data, dict):
-            raise LocalgradError(f"{path} is not a decoupling file: expected an object")
-        return cls.from_dict(data)
+        return cls.from_dict(plain_data.load(path, "a decoupling file"))
 
 
 def _count(number: int, word: str) -> str:

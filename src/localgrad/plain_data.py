@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+from pathlib import Path
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -33,6 +35,27 @@ def text(data: dict[str, Any]) -> str:
             shown = "[\n  " + ",\n  ".join(json.dumps(item) for item in value) + "\n ]"
         lines.append(f" {json.dumps(key)}: {shown}")
     return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def load(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
+    """Return the object that a JSON file holds.
+
+    Args:
+        path: the file.
+        kind: what it should be, such as "a schedule file".
+
+    Raises:
+        LocalgradError: the file is missing, is not JSON, or holds something else.
+    """
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise LocalgradError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise LocalgradError(f"{path} is not {kind}: {error}") from error
+    if not isinstance(data, dict):
+        raise LocalgradError(f"{path} is not {kind}: expected an object")
+    return data
 
 
 def read(cls: type[T], data: Any, place: str) -> T:

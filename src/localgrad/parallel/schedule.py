@@ -185,12 +185,4 @@ class Schedule:
         Raises:
             LocalgradError: the file is missing, is not JSON, or holds something else.
         """
-        try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise LocalgradError(f"cannot read {path}: {error.strerror}") from error
-        except ValueError as error:
-            raise LocalgradError(f"{path} is not a schedule file: {error}") from error
-        if not isinstance(data, dict):
-            raise LocalgradError(f"{path} is not a schedule file: expected an object")
-        return cls.from_dict(data)
+        return cls.from_dict(plain_data.load(path, "a schedule file"))
