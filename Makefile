@@ -45,7 +45,7 @@ docs: $(READY)  ## write the tables in README and docs anew from benchmarks/resu
 	$(BIN)/python benchmarks/reach_pictures.py
 
 site: $(READY)  ## build the documentation's site into site/; a broken link is an error
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 clean:  ## remove the virtual environment and caches
 	rm -rf $(VENV) build dist site .mypy_cache .pytest_cache .ruff_cache

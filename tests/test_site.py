@@ -57,6 +57,19 @@ class Site:
     pages: dict[str, Links]
 
 
+def built(project: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run what ``make site`` runs."""
+    line = re.search(r"-m (mkdocs build .*)", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    assert line is not None
+    return subprocess.run(
+        [sys.executable, "-m", *line[1].split(), "--site-dir", str(folder)],
+        cwd=project,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+    )
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     """The site, built as ``make site`` does."""
@@ -68,16 +81,22 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
         if found is None:
             pytest.skip(f"{name} is not installed: pip install 'localgrad[docs]'")
     folder = tmp_path_factory.mktemp("site").resolve()
-    done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)],
-        cwd=ROOT,
-        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+    done = built(ROOT, folder)
+    assert (done.returncode, "WARNING" in done.stderr) == (0, False), done.stderr
     paths = sorted(folder.rglob("*.html"))
     return Site(folder, {path.relative_to(folder).as_posix(): Links(path) for path in paths})
+
+
+@pytest.mark.parametrize("link", ["nowhere.md", "#nothing", "/index.md", "../pyproject.toml"])
+def test_a_broken_link_is_an_error(link: str, site: Site, tmp_path: Path) -> None:
+    """The site's own settings on a page of its own."""
+    own = "nav: [index.md]\nhooks: []\nplugins: []\nextra_css: []\n"
+    (tmp_path / "mkdocs.yml").write_text(f"INHERIT: {ROOT / 'mkdocs.yml'}\n{own}")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "index.md").write_text(f"# Page\n\n[link]({link})\n")
+    done = built(tmp_path, tmp_path / "out")
+    assert done.returncode == 1
+    assert link in done.stderr
 
 
 def test_nothing_comes_from_elsewhere(site: Site) -> None:
