@@ -159,7 +159,7 @@ def test_no_formula_is_left_as_it_was_typed(site: Site) -> None:
     for name in site.pages:
         text = (site.folder / name).read_text(encoding="utf-8")
         assert "arithmatex" not in text, name
-        assert "$$" not in text, name
+        assert not (name.startswith("rules/") and "$" in text), name
 
 
 @pytest.mark.parametrize("method", PAGES)
