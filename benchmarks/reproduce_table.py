@@ -87,6 +87,7 @@ def of_rule(rule: str) -> str:
     """Return every published row of a rule, with BP's figure of the same table and network."""
     notes: dict[tuple[str, ...], str] = {}
     lines: list[list[str]] = []
+    figures: list[Any] = []
     of = [(table, row) for table in map(read, names()) for row in table.rows if _is(row, rule)]
     if not of:
         return "No figure of this rule is among the published tables here."
@@ -96,7 +97,10 @@ def of_rule(rule: str) -> str:
         for number, line in enumerate(_lines(row, results, notes)):
             figure = row.published[number % len(row.published)] if row.published else None
             name = f"[`{table.name}`]({_anchor(table.name)})" if number == 0 else ""
-            lines.append([name, *line[:PAPERS], _of_bp(table, row, figure), *line[PAPERS:]])
+            bp = _of_bp(table, row, figure)
+            figures += [one for one in (figure, bp) if one is not None]
+            beside = "-" if bp is None else published(bp.model_dump())
+            lines.append([name, *line[:PAPERS], beside, *line[PAPERS:]])
     rows = {(table.name, row.name) for table, row in of}
     machines = [
         (name, label, one)
@@ -108,7 +112,6 @@ def of_rule(rule: str) -> str:
     header = ["table", *HEADER[:PAPERS], "BP, published", *HEADER[PAPERS:]]
     parts = [markdown(header[:width], [line[:width] for line in lines]), ""]
     parts += [f"({letter}) {'; '.join(marks)}." for marks, letter in notes.items()]
-    figures = [figure for _, row in of for figure in row.published]
     used = {sign_of(figure.certainty) for figure in figures}
     parts += [f"{text}." for sign, text in MEANING.items() if sign in used]
     for name, label, one in machines:
@@ -145,10 +148,10 @@ def _anchor(name: str) -> str:
     return f"../reproduce.md#{name.replace('/', '')}"
 
 
-def _of_bp(table: Table, row: Row, figure: Any) -> str:
+def _of_bp(table: Table, row: Row, figure: Any) -> Any:
     """Return BP's figure of the same kind on the same network; of BP itself there is no other."""
     if figure is None or figure.is_difference or _is(row, "backprop"):
-        return "-"
+        return None
     beside = [
         one
         for other in table.rows
@@ -156,7 +159,7 @@ def _of_bp(table: Table, row: Row, figure: Any) -> str:
         for one in other.published
         if one.what == figure.what
     ]
-    return published(beside[0].model_dump()) if beside else "-"
+    return beside[0] if beside else None
 
 
 def _lines(row: Row, results: dict[str, Any], notes: dict[tuple[str, ...], str]) -> list[list[str]]:
