@@ -224,7 +224,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data", help="folder of CIFAR-10")
     parser.add_argument("--networks", nargs="+", default=["resnet32", "resnet56"])
     parser.add_argument("--blocks", type=int, default=3, help="K; 3: the stages are one way")
-    parser.add_argument("--budget", type=float, default=0.6, help="of BP's memory; 0: none")
+    parser.add_argument("--budget", type=float, default=0.7, help="of BP's memory; 0: none")
     parser.add_argument("--trials", type=int, default=40)
     parser.add_argument("--proxy-epochs", type=int, default=3)
     parser.add_argument("--proxy-limit", type=int, default=2000, help="CIFAR-10 images")

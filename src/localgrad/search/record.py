@@ -143,8 +143,9 @@ class Record:
         trials = self.trials()
         # a function of the seed and of what came before: a resumed search draws as a whole one
         drawn = [t for t in trials if {"index", "left out"} & t.user_attrs.keys()]
+        known = bool(drawn) and drawn[-1].user_attrs.get("left out") == "repeat"
         self.study.sampler = _sampler(
-            self.config.search.sampler,
+            "random" if known else self.config.search.sampler,  # a sampler may see but one place
             seed_of(seed, 1, sum("tries" not in t.user_attrs for t in drawn)) % 2**32,
         )
         if not any(trial.state == TrialState.WAITING for trial in trials):
@@ -156,20 +157,19 @@ class Record:
             return Task(self, trial, decoupling)
         key = identity(decoupling)
         counted = self.counted()
-        known = next((t for t in counted.values() if t.user_attrs["identity"] == key), None)
-        if known is not None:
-            self._leave_out(trial, "repeat", known)
+        if any(t.user_attrs["identity"] == key for t in counted.values()):
+            self._leave_out(trial, "repeat", TrialState.FAIL)
             return None
         try:
             cost = costs.of(decoupling)
         except LocalgradError as error:
-            self._leave_out(trial, f"cannot be built: {error}", None)
+            self._leave_out(trial, f"cannot be built: {error}", TrialState.PRUNED)
             return None
         trial.set_user_attr("memory", cost.memory)
         trial.set_user_attr("flops", cost.flops)
         budget = self.config.search.budget_bytes
         if budget is not None and cost.memory > budget:
-            self._leave_out(trial, "over budget", None)
+            self._leave_out(trial, "over budget", TrialState.PRUNED)
             return None
         trial.set_user_attr("identity", key)
         trial.set_user_attr("process", os.getpid())
@@ -187,15 +187,17 @@ class Record:
                 self.study.enqueue_trial(each["values"], user_attrs={"name": each["name"]})
                 return
 
-    def _leave_out(self, trial: Trial, why: str, known: FrozenTrial | None) -> None:
-        """End a trial without training it; the sampler learns what is known of it."""
+    def _leave_out(self, trial: Trial, why: str, state: TrialState) -> None:
+        """End a trial without training it.
+
+        Args:
+            trial: that was drawn.
+            why: kept with it.
+            state: pruned, which the sampler takes for bad; failed, from which it learns nothing. A
+                known decoupling must not count again: the sampler would draw little else.
+        """
         trial.set_user_attr("left out", why)
-        if known is not None and known.state == TrialState.COMPLETE:
-            self.study.tell(trial, known.values)
-        elif known is not None and known.state != TrialState.PRUNED:
-            self.study.tell(trial, state=TrialState.FAIL)
-        else:
-            self.study.tell(trial, state=TrialState.PRUNED)
+        self.study.tell(trial, state=state)
 
     def put_back(self, process: int | None = None) -> int:
         """Queue trials again whose process is gone; they go on from their checkpoints.
