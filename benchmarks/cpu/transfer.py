@@ -66,6 +66,7 @@ def searched(options: argparse.Namespace, out: Path, data: str, **changed: Any) 
         "trials": options.trials,
         "epochs": options.proxy_epochs,
         "blocks": [options.blocks],
+        "validation": options.validation,
         "processes": options.processes,
         **changed,
     }
@@ -227,7 +228,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--budget", type=float, default=0.7, help="of BP's memory; 0: none")
     parser.add_argument("--trials", type=int, default=40)
     parser.add_argument("--proxy-epochs", type=int, default=3)
-    parser.add_argument("--proxy-limit", type=int, default=2000, help="CIFAR-10 images")
+    parser.add_argument("--proxy-limit", type=int, default=4000, help="CIFAR-10 images")
+    parser.add_argument("--validation", type=float, default=0.25, help="of the search's images")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--limit", type=int, default=4000, help="training images")
     parser.add_argument("--test-limit", type=int, default=2000)
