@@ -48,7 +48,7 @@ def configured(options: argparse.Namespace, data: str, **changed: Any) -> Config
     if data == "cifar10" and options.data is not None:
         images["path"] = options.data
     tree = {
-        "network": {"name": SOURCE},
+        "network": {"name": SOURCE, "width": options.width},
         "data": {key: value for key, value in images.items() if value is not None},
         "batch_size": options.batch,
         "epochs": options.epochs,
@@ -224,20 +224,21 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--data", help="folder of CIFAR-10")
     parser.add_argument("--networks", nargs="+", default=["resnet32", "resnet56"])
+    parser.add_argument("--width", type=int, default=8, help="of the first stage; published: 16")
     parser.add_argument("--blocks", type=int, default=3, help="K; 3: the stages are one way")
     parser.add_argument("--budget", type=float, default=0.7, help="of BP's memory; 0: none")
     parser.add_argument("--trials", type=int, default=40)
-    parser.add_argument("--proxy-epochs", type=int, default=3)
+    parser.add_argument("--proxy-epochs", type=int, default=6)
     parser.add_argument("--proxy-limit", type=int, default=4000, help="CIFAR-10 images")
     parser.add_argument("--validation", type=float, default=0.25, help="of the search's images")
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--limit", type=int, default=4000, help="training images")
     parser.add_argument("--test-limit", type=int, default=2000)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--random", type=int, default=3, help="random decouplings a network")
     parser.add_argument("--ranked", type=int, default=12, help="decouplings of the correlation")
-    parser.add_argument("--long-epochs", type=int, default=10)
+    parser.add_argument("--long-epochs", type=int, default=15)
     parser.add_argument("--processes", type=int, default=2, help="of one thread each")
     parser.add_argument("--device", default="cpu")
     return parser.parse_args()
@@ -255,7 +256,8 @@ def main() -> None:
     rows: list[Row] = []
     for network in options.networks:
         section = {"blocks": [options.blocks]}
-        config = configured(options, "cifar10", network={"name": network}, search=section)
+        where = {"name": network, "width": options.width}
+        config = configured(options, "cifar10", network=where, search=section)
         target = Target(config)
         chosen = ways(target, found, options.blocks, options.random)
         jobs = jobs_of(config, chosen, options.out / network, range(options.seeds))
