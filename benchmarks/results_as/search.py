@@ -42,8 +42,8 @@ def transfer_table() -> str:
     return (
         f"{table}\n\n{found['rows'][0]['data']}, first {used['limit']:,} training images, "
         f"{plural(used['epochs'], 'epoch')}, batch {used['batch']}, K = {used['blocks']}, width "
-        f"{used['width']} of 16, tested on {used['test_limit']:,} images; n runs, ± standard deviation; {found['hardware']}; "
-        f"{found['date'][:10]}."
+        f"{used['width']} of 16, tested on {used['test_limit']:,} images; n runs, "
+        f"± standard deviation; {found['hardware']}; {found['date'][:10]}."
     )
 
 
