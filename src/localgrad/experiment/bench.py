@@ -26,7 +26,7 @@ from localgrad import (
     predict_memory,
 )
 from localgrad.errors import LocalgradError
-from localgrad.experiment.build import build_method
+from localgrad.experiment.building.method import build_method
 from localgrad.experiment.config import Config
 from localgrad.experiment.made_up import MadeUp, make
 from localgrad.experiment.precision import autocast, check

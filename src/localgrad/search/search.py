@@ -12,10 +12,11 @@ from typing import Any
 
 from localgrad.errors import LocalgradError
 from localgrad.experiment import environment
-from localgrad.experiment.build import find_device
-from localgrad.experiment.config import Choice, Config
+from localgrad.experiment.config import Config
 from localgrad.experiment.folder import RunFolder
+from localgrad.experiment.host import find_device
 from localgrad.experiment.loop import Interrupted
+from localgrad.experiment.options.kinds import Choice
 from localgrad.search.baselines import Baseline
 from localgrad.search.locks import locked
 from localgrad.search.record import Record, Task
