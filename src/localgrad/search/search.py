@@ -19,8 +19,9 @@ from localgrad.experiment.loop import Interrupted
 from localgrad.experiment.options.kinds import Choice
 from localgrad.search.baselines import Baseline
 from localgrad.search.locks import locked
-from localgrad.search.record import Record, Task
+from localgrad.search.record import Record
 from localgrad.search.results import document
+from localgrad.search.task import Task
 from localgrad.search.trial import run_trial
 from localgrad.search.worker import WORKERS, Run, Subject, work, worker_process
 from localgrad.sizes import shown

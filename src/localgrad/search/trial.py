@@ -19,7 +19,7 @@ from localgrad.experiment.cost import time_steps
 from localgrad.experiment.folder import RunFolder
 from localgrad.experiment.loop import Watcher, train
 from localgrad.experiment.tree import read_options
-from localgrad.search.record import Task
+from localgrad.search.task import Task
 
 STEPS = 5  # timed, where time is weighed
 

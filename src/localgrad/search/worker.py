@@ -21,8 +21,9 @@ from localgrad.experiment.options.kinds import Choice
 from localgrad.search.baselines import Baseline, baselines
 from localgrad.search.costs import Costs
 from localgrad.search.locks import locked
-from localgrad.search.record import Record, Task
+from localgrad.search.record import Record
 from localgrad.search.space import Space
+from localgrad.search.task import Task
 from localgrad.search.trial import Rungs, finish, run_trial
 
 Run = Callable[[Task, Dataset | TextDataset, Rungs, Callable[[], bool]], dict[str, Any]]
