@@ -11,11 +11,14 @@ from typing import Any
 from localgrad import methods
 from localgrad.data import Dataset, TextDataset
 from localgrad.errors import LocalgradError
-from localgrad.experiment.build import Experiment, build, build_method, load_data
-from localgrad.experiment.config import Choice, Config
+from localgrad.experiment.build import Experiment, build
+from localgrad.experiment.building.data import load_data
+from localgrad.experiment.building.method import build_method
+from localgrad.experiment.config import Config
 from localgrad.experiment.cost import time_ratios, time_steps
 from localgrad.experiment.folder import RunFolder
 from localgrad.experiment.loop import Interrupted, Watcher, train
+from localgrad.experiment.options.kinds import Choice
 
 Timing = dict[str, float | None]  # label -> time of a step against BP's
 #: of a summary: what a step costs besides its rule

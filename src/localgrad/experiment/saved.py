@@ -11,9 +11,10 @@ import torch
 from localgrad.errors import LocalgradError
 from localgrad.experiment import decoupling_file
 from localgrad.experiment.build import Experiment, build
-from localgrad.experiment.config import Config, build_config, read_options
+from localgrad.experiment.config import Config, build_config
 from localgrad.experiment.folder import RunFolder
 from localgrad.experiment.seal import check_seal
+from localgrad.experiment.tree import read_options
 
 
 @dataclass(frozen=True)
