@@ -187,6 +187,9 @@ class Config(Section):
     repeats: Annotated[int, Field(ge=5, strict=True)] = Field(
         7, description="compare, bench: timed steps of each rule"
     )
+    analyse: Room = Field(
+        500, description="compare: test images on which similarity (CKA) is measured; 0: none"
+    )
     search: SearchConfig = SearchConfig()
 
     @field_validator("method", "network", mode="before")
