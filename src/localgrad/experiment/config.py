@@ -16,7 +16,7 @@ from pydantic import (
 from localgrad.errors import LocalgradError
 from localgrad.experiment.options.data import DataConfig
 from localgrad.experiment.options.kept import CheckpointConfig, LogConfig
-from localgrad.experiment.options.kinds import Choice, Count, Section, Seed
+from localgrad.experiment.options.kinds import Choice, Count, Room, Section, Seed
 from localgrad.experiment.options.optimizer import OptimizerConfig, ScheduleConfig
 from localgrad.experiment.options.parallel import ParallelConfig
 from localgrad.experiment.options.search import SearchConfig
@@ -80,6 +80,9 @@ class Config(Section):
     seeds: list[Seed] = Field([], description="compare: the seeds to run each rule with")
     repeats: Annotated[int, Field(ge=5, strict=True)] = Field(
         7, description="compare, bench: timed steps of each rule"
+    )
+    analyse: Room = Field(
+        500, description="compare: test images on which similarity (CKA) is measured; 0: none"
     )
     search: SearchConfig = SearchConfig()
 
