@@ -1,4 +1,5 @@
-"""Tables of docs/reproduce.md: every published row, and what each machine found.
+"""Tables of docs/reproduce.md: every published row, and what each machine found; and the rows of
+one rule, for its page in docs/rules.
 
 Read from the tables of recipes and benchmarks/results/reproduce/TABLE/LABEL.json, which
 ``localgrad reproduce TABLE --store benchmarks/results/reproduce`` writes.
@@ -14,7 +15,9 @@ from typing import Any
 from localgrad.cli.show_reproduce import MEANING, ours, published, sign_of, what
 from localgrad.experiment.reproduce import store
 from localgrad.experiment.reproduce.seconds import shown
-from localgrad.experiment.reproduce.table import Row, names, read
+from localgrad.experiment.reproduce.table import Row, Table, names, read
+from localgrad.methods import names as rules
+from results_as.text import markdown
 
 STORE = Path(__file__).resolve().parent / "results" / "reproduce"
 HEADER = ("row", "losses", "figure", "published", "ours", "n", "time", "machine", "scaled down")
@@ -26,6 +29,8 @@ def tables() -> dict[str, Callable[[], str]]:
     return {
         "reproduce": overview,
         **{f"reproduce-{name.replace('/', '-')}": partial(one, name) for name in names()},
+        **{f"rule-published-{rule.replace('_', '-')}": partial(of_rule, rule) for rule in rules()},
+        **{f"rule-assumed-{rule.replace('_', '-')}": partial(assumed, rule) for rule in rules()},
     }
 
 
@@ -50,7 +55,7 @@ def overview() -> str:
             ]
         )
     header = ["table", "what", "rows", "cannot be run", "run", "of these in full", "training time"]
-    return _markdown(header, lines, left=2)
+    return markdown(header, lines, left=2)
 
 
 def one(name: str) -> str:
@@ -59,7 +64,7 @@ def one(name: str) -> str:
     notes: dict[tuple[str, ...], str] = {}
     lines = [line for row in table.rows for line in _lines(row, results, notes)]
     width = len(HEADER) if results else PAPERS
-    parts = [_markdown(list(HEADER[:width]), [line[:width] for line in lines], left=1), ""]
+    parts = [markdown(list(HEADER[:width]), [line[:width] for line in lines], left=1), ""]
     parts += [f"({letter}) {'; '.join(marks)}." for marks, letter in notes.items()]
     used = {sign_of(figure.certainty) for row in table.rows for figure in row.published}
     parts += [f"{text}." for sign, text in MEANING.items() if sign in used]
@@ -76,6 +81,82 @@ def one(name: str) -> str:
         parts.append(f"Not run yet: `localgrad reproduce {name}`.")
     parts.append(f"Source of the recipe: {table.paper}.")
     return "  \n".join(part for part in parts if part).replace("  \n", "\n\n", 1)
+
+
+def of_rule(rule: str) -> str:
+    """Return every published row of a rule, with BP's figure of the same table and network."""
+    notes: dict[tuple[str, ...], str] = {}
+    lines: list[list[str]] = []
+    of = [(table, row) for table in map(read, names()) for row in table.rows if _is(row, rule)]
+    if not of:
+        return "No figure of this rule is among the published tables here."
+    found: dict[str, dict[str, Any]] = {}
+    for table, row in of:
+        results = found.setdefault(table.name, store.results(STORE, table.name))
+        for number, line in enumerate(_lines(row, results, notes)):
+            figure = row.published[number % len(row.published)] if row.published else None
+            name = f"[`{table.name}`]({_anchor(table.name)})" if number == 0 else ""
+            lines.append([name, *line[:PAPERS], _of_bp(table, row, figure), *line[PAPERS:]])
+    rows = {(table.name, row.name) for table, row in of}
+    machines = [
+        (name, label, one)
+        for name, results in found.items()
+        for label, one in results.items()
+        if any((name, entry["row"]) in rows for entry in one["rows"])
+    ]
+    width = len(HEADER) + 2 if machines else PAPERS + 2
+    header = ["table", *HEADER[:PAPERS], "BP, published", *HEADER[PAPERS:]]
+    parts = [markdown(header[:width], [line[:width] for line in lines], left=2), ""]
+    parts += [f"({letter}) {'; '.join(marks)}." for marks, letter in notes.items()]
+    figures = [figure for _, row in of for figure in row.published]
+    used = {sign_of(figure.certainty) for figure in figures}
+    parts += [f"{text}." for sign, text in MEANING.items() if sign in used]
+    for name, label, one in machines:
+        about = f"{one['hardware']}, torch {one['versions']['torch']}; {one['date'][:10]}"
+        parts.append(f"{label}, `{name}`: {about}; `{one['command']}`.")
+    if not machines:
+        parts.append(f"Not run yet: `localgrad reproduce {of[0][0].name} --rows {of[0][1].name}`.")
+    parts += [f"Source: {source}." for source in dict.fromkeys(one.source for one in figures)]
+    return "  \n".join(part for part in parts if part).replace("  \n", "\n\n", 1)
+
+
+def assumed(rule: str) -> str:
+    """Return the options of a rule's published rows that their papers leave open."""
+    told: dict[tuple[str, str], list[str]] = {}
+    for table in map(read, names()):
+        for row in table.rows:
+            for text in row.assumed.items() if _is(row, rule) else ():
+                tables = told.setdefault(text, [])
+                tables += [] if table.name in tables else [table.name]
+    if not told:
+        return "Nothing: no option of a published row here is left open."
+    lines = [
+        [f"`{option}`", why, ", ".join(f"[`{name}`]({_anchor(name)})" for name in tables)]
+        for (option, why), tables in sorted(told.items())
+    ]
+    return markdown(["option", "what we took", "in the rows of"], lines, left=3)
+
+
+def _is(row: Row, rule: str) -> bool:
+    return row.config is not None and row.config.method.name == rule
+
+
+def _anchor(name: str) -> str:
+    return f"../reproduce.md#{name.replace('/', '')}"
+
+
+def _of_bp(table: Table, row: Row, figure: Any) -> str:
+    """Return BP's figure of the same kind on the same network; of BP itself there is no other."""
+    if figure is None or figure.is_difference or _is(row, "backprop"):
+        return "-"
+    beside = [
+        one
+        for other in table.rows
+        if _is(other, "backprop") and other.network == row.network
+        for one in other.published
+        if one.what == figure.what
+    ]
+    return published(beside[0].model_dump()) if beside else "-"
 
 
 def _lines(row: Row, results: dict[str, Any], notes: dict[tuple[str, ...], str]) -> list[list[str]]:
@@ -153,8 +234,3 @@ def _order(order: dict[str, Any]) -> str:
         f"{order['pairs']} pairs reversed"
     )
     return f"{text}; beyond the spread: {', '.join(worst)}." if worst else f"{text}."
-
-
-def _markdown(header: list[str], rows: list[list[str]], left: int) -> str:
-    rule = [*("---" for _ in header[:left]), *("---:" for _ in header[left:])]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, rule, *rows])

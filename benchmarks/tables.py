@@ -14,7 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import reproduce_table
-from results_as import accuracy, architectures, cost, devices, processes, search, step
+from localgrad import methods
+from results_as import accuracy, architectures, cost, devices, processes, rules, search, step
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = (
@@ -29,6 +30,8 @@ DOCUMENTS = (
     "docs/reproduce.md",
     "docs/search.md",
     "docs/processes.md",
+    "docs/rules/index.md",
+    *(f"docs/rules/{rules.page(method)}" for method in methods.names()),
 )
 TABLES: dict[str, Callable[[], str]] = {
     **accuracy.TABLES,
@@ -36,6 +39,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **cost.TABLES,
     **devices.TABLES,
     **processes.TABLES,
+    **rules.TABLES,
     **search.TABLES,
     **step.TABLES,
     **reproduce_table.tables(),

@@ -100,11 +100,18 @@ def test_the_pages_pictures_show_what_is_measured() -> None:
     expected = {
         "backprop": "#######",
         "greedy": "##..... ..##... ....###",
+        "dgl": "##..... ..##... ....###",
+        "predsim": "##..... ..##... ....###",
+        "infopro": "##..... ..##... ....###",
         "backlink": "##..... .###... ...####",
+        "backlink_replace": "#...... .##.... ...####",
+        "auglocal": "#...... .#..... ..#.... ...####",
+        "bwbpf": "##..... ..##... ....##. ......#",
         "deep_supervision": "##..... ####... ######. #######",
     }
     found = module.measured()
-    text = PAGE.read_text(encoding="utf-8")
+    pages = [PAGE, *(PAGE.parent / "rules").glob("*.md")]
+    text = "".join(page.read_text(encoding="utf-8") for page in pages)
     for name, reach in found.items():
         if name in expected:
             assert reach.matrix.tolist() == rows(expected[name]), name
@@ -112,7 +119,10 @@ def test_the_pages_pictures_show_what_is_measured() -> None:
         wrong = int((reach.matrix != reach.declared).sum()) if reach.declared is not None else 0
         cells = f"{int(reach.matrix.sum()) - wrong} cells agree, {wrong} violations"
         assert cells in picture, name
-        assert f"(reach-{name}.svg)" in text
+        if name in expected:
+            small = (PAGE.parent / f"reach-small-{name}.svg").read_text(encoding="utf-8")
+            assert small.count('class="yes"') == int(reach.matrix.sum())
+        assert f"reach-{name}.svg)" in text
     assert found.keys() >= expected.keys()
     assert found["forgotten_detach"].violations == [
         "loss 2 trains unit 'blocks.1', against its declaration"

@@ -516,6 +516,13 @@ def test_tables_of_the_docs(finished: Path, tmp_path: Path, monkeypatch: Any) ->
     assert [int(cell) for cell in counts] == [7, 0, 2, 1]
     empty = reproduce_table.tables()["reproduce-bwbpf-cifar10"]()
     assert "Not run yet: `localgrad reproduce bwbpf/cifar10`." in empty
+    own = reproduce_table.tables()["rule-published-dgl"]()  # the same rows, on the rule's page
+    here = next(row for row in own.splitlines() if "[`backlink/cifar10`]" in row)
+    assert here.startswith("| [`backlink/cifar10`](../reproduce.md#backlinkcifar10) | dgl | 16 |")
+    assert here.endswith("| card | full |")
+    assert "'7.37 (n=5)" in here  # BP's
+    assert "box" not in own  # which has not run it
+    assert "Not run yet" in reproduce_table.tables()["rule-published-backlink"]()
     assert "| vgg19-sedona | - | test error, % | '11.58 |" in empty
 
 

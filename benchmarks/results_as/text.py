@@ -17,8 +17,10 @@ def read(name: str) -> Row:
     return found
 
 
-def markdown(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---", *("---:" for _ in header[1:])], *rows]
+def markdown(header: list[str], rows: list[list[str]], left: int = 1) -> str:
+    """Return a table; the first ``left`` columns hold words, the others numbers."""
+    rule = [*("---" for _ in header[:left]), *("---:" for _ in header[left:])]
+    lines = [header, rule, *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
