@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test lint format bench docs clean
+.PHONY: help install quickstart test lint format bench docs site clean
 
 help:  ## show this
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -44,5 +44,8 @@ docs: $(READY)  ## write the tables in README and docs anew from benchmarks/resu
 	$(BIN)/python benchmarks/tables.py
 	$(BIN)/python benchmarks/reach_pictures.py
 
+site: $(READY)  ## build the documentation's site into site/; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 clean:  ## remove the virtual environment and caches
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist site .mypy_cache .pytest_cache .ruff_cache

@@ -55,7 +55,7 @@ def overview() -> str:
             ]
         )
     header = ["table", "what", "rows", "cannot be run", "run", "of these in full", "training time"]
-    return markdown(header, lines, left=2)
+    return markdown(header, lines)
 
 
 def one(name: str) -> str:
@@ -64,7 +64,7 @@ def one(name: str) -> str:
     notes: dict[tuple[str, ...], str] = {}
     lines = [line for row in table.rows for line in _lines(row, results, notes)]
     width = len(HEADER) if results else PAPERS
-    parts = [markdown(list(HEADER[:width]), [line[:width] for line in lines], left=1), ""]
+    parts = [markdown(list(HEADER[:width]), [line[:width] for line in lines]), ""]
     parts += [f"({letter}) {'; '.join(marks)}." for marks, letter in notes.items()]
     used = {sign_of(figure.certainty) for row in table.rows for figure in row.published}
     parts += [f"{text}." for sign, text in MEANING.items() if sign in used]
@@ -106,7 +106,7 @@ def of_rule(rule: str) -> str:
     ]
     width = len(HEADER) + 2 if machines else PAPERS + 2
     header = ["table", *HEADER[:PAPERS], "BP, published", *HEADER[PAPERS:]]
-    parts = [markdown(header[:width], [line[:width] for line in lines], left=2), ""]
+    parts = [markdown(header[:width], [line[:width] for line in lines]), ""]
     parts += [f"({letter}) {'; '.join(marks)}." for marks, letter in notes.items()]
     figures = [figure for _, row in of for figure in row.published]
     used = {sign_of(figure.certainty) for figure in figures}
@@ -134,7 +134,7 @@ def assumed(rule: str) -> str:
         [f"`{option}`", why, ", ".join(f"[`{name}`]({_anchor(name)})" for name in tables)]
         for (option, why), tables in sorted(told.items())
     ]
-    return markdown(["option", "what we took", "in the rows of"], lines, left=3)
+    return markdown(["option", "what we took", "in the rows of"], lines)
 
 
 def _is(row: Row, rule: str) -> bool:

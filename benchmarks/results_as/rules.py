@@ -43,7 +43,7 @@ def options_table(method: str) -> str:
     if not fields:
         return "None."
     rows = [[f"`{f.name}`", f"`{f.default!r}`", words[f.name]] for f in fields]
-    return markdown(["option", "default", "what"], rows, left=3)
+    return markdown(["option", "default", "what"], rows)
 
 
 def cost_table(method: str) -> str:
@@ -69,7 +69,7 @@ def cost_table(method: str) -> str:
         return "Not measured yet: `python benchmarks/cpu/step.py`."
     header = ["network, input, batch", "rule", "K", "losses", "activations ÷ BP", "in all ÷ BP"]
     return (
-        f"{markdown([*header, 'FLOPs ÷ BP', 'time ÷ BP'], rows, left=2)}\n\n"
+        f"{markdown([*header, 'FLOPs ÷ BP', 'time ÷ BP'], rows)}\n\n"
         f"K: blocks asked for. In all: with parameters, gradients and the optimizer's state. Time: "
         f"median of steps taken in turn with BP's ± standard deviation. {one_of(about)}. At the "
         "batches that people train, predicted: [memory and speed](../memory-and-speed.md)."
@@ -125,10 +125,10 @@ def trained_table(method: str) -> str:
     parts = []
     if rows:
         middle = ["test accuracy %", "above BP, points", "above Greedy, points"]
-        parts.append(markdown([*header, *middle, "activations ÷ BP", "FLOPs ÷ BP"], rows, left=2))
+        parts.append(markdown([*header, *middle, "activations ÷ BP", "FLOPs ÷ BP"], rows))
     if texts:
         middle = ["bits per byte", "BP's"]
-        parts.append(markdown([*header, *middle, "activations ÷ BP", "FLOPs ÷ BP"], texts, left=2))
+        parts.append(markdown([*header, *middle, "activations ÷ BP", "FLOPs ÷ BP"], texts))
     if not parts:
         return "Not measured yet: `localgrad compare --config recipes/cifar10-resnet32-k16.yaml`."
     named = ", ".join(f"`{name}.json`" for name in files)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,16 @@ def read(name: str) -> Row:
     return found
 
 
-def markdown(header: list[str], rows: list[list[str]], left: int = 1) -> str:
-    """Return a table; the first ``left`` columns hold words, the others numbers."""
-    rule = [*("---" for _ in header[:left]), *("---:" for _ in header[left:])]
-    lines = [header, rule, *rows]
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    """Return a table: words to the left, numbers to the right."""
+    rule = ["---" if _words(column) else "---:" for column in zip(*rows, strict=True)]
+    lines = [header, rule or ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _words(column: Sequence[str]) -> bool:
+    starts = [next((c for c in cell if c.isalnum()), "0") for cell in column]
+    return any(start.isalpha() for start in starts)
 
 
 def percent(value: Row) -> str:
