@@ -11,7 +11,8 @@ from torch import Tensor
 
 from localgrad import Chain, Decoupling, Part, methods
 from localgrad.balance import Balance
-from localgrad.experiment.build import build, load_data
+from localgrad.experiment.build import build
+from localgrad.experiment.building.data import load_data
 from localgrad.experiment.config import Config
 from localgrad.search import transfer
 from localgrad.search.costs import Costs

@@ -22,11 +22,12 @@ from localgrad.errors import LocalgradError
 from localgrad.experiment import checkpoint, folder, loop
 from localgrad.experiment.build import Experiment, build
 from localgrad.experiment.checkpoint import Position
-from localgrad.experiment.config import build_config, override
+from localgrad.experiment.config import build_config
 from localgrad.experiment.folder import RunFolder
 from localgrad.experiment.kept_checkpoints import KeptCheckpoints
 from localgrad.experiment.loop import Interrupted
 from localgrad.experiment.seal import SealError, check_seal, seal
+from localgrad.experiment.tree import override
 
 OPTIONS: dict[str, Any] = {
     **{key: value for key, value in SMALL.items() if not key.startswith("network")},

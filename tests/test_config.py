@@ -4,7 +4,8 @@ import pytest
 
 from localgrad.cli.arguments import parse
 from localgrad.errors import LocalgradError
-from localgrad.experiment.config import build_config, keys, override, read_options, to_yaml
+from localgrad.experiment.config import build_config, keys, to_yaml
+from localgrad.experiment.tree import override, read_options
 from localgrad.experiment.yaml_text import dumps, loads, read_yaml
 
 

@@ -15,9 +15,10 @@ from image_files import arrays, write_images
 from localgrad.cli import main
 from localgrad.errors import LocalgradError
 from localgrad.experiment.build import build
-from localgrad.experiment.config import build_config, override
+from localgrad.experiment.config import build_config
 from localgrad.experiment.folder import RunFolder
 from localgrad.experiment.loop import Interrupted, Watcher, train
+from localgrad.experiment.tree import override
 
 SETTINGS = {
     "data.name": "folder",

@@ -19,11 +19,12 @@ from localgrad.cli import main
 from localgrad.errors import LocalgradError
 from localgrad.experiment import loop
 from localgrad.experiment.build import build
-from localgrad.experiment.config import build_config, override
+from localgrad.experiment.config import build_config
 from localgrad.experiment.folder import OthersFolder, RunFolder
 from localgrad.experiment.log import RunLog, scalars
 from localgrad.experiment.log_tensorboard import TensorBoardLog
 from localgrad.experiment.loop import Interrupted
+from localgrad.experiment.tree import override
 
 OPTIONS: dict[str, Any] = {
     **{key: value for key, value in SMALL.items() if not key.startswith("network")},

@@ -19,10 +19,11 @@ from localgrad.data import load
 from localgrad.errors import LocalgradError
 from localgrad.experiment import checkpoint, loop, precision
 from localgrad.experiment.build import build
-from localgrad.experiment.config import build_config, override
+from localgrad.experiment.config import build_config
 from localgrad.experiment.folder import RunFolder
 from localgrad.experiment.loop import Interrupted
 from localgrad.experiment.schedule import build_optimizer
+from localgrad.experiment.tree import override
 from localgrad.networks import resnet20
 
 FILES = {

@@ -19,8 +19,9 @@ from localgrad import networks as N
 from localgrad.cli import main
 from localgrad.data import Dataset, ImageSet
 from localgrad.errors import LocalgradError
-from localgrad.experiment.build import build_network
-from localgrad.experiment.config import Choice, build_config
+from localgrad.experiment.building.network import build_network
+from localgrad.experiment.config import build_config
+from localgrad.experiment.options.kinds import Choice
 from localgrad.networks.library import imported
 
 GREY = N.Facts(num_classes=7, in_channels=1, size=(32, 32))

@@ -18,7 +18,7 @@ import pytest
 from command import error_line, read, snapshot
 from localgrad import LocalgradError
 from localgrad.cli import main
-from localgrad.experiment.build import load_data
+from localgrad.experiment.building.data import load_data
 from localgrad.experiment.loop import Interrupted
 from localgrad.experiment.reproduce import estimates, order, runs, seconds, store
 from localgrad.experiment.reproduce.runs import jobs_of, reproduce

@@ -12,7 +12,8 @@ import torch
 
 from localgrad import Chain, LocalgradError, networks
 from localgrad.data import load
-from localgrad.experiment.build import build, build_method
+from localgrad.experiment.build import build
+from localgrad.experiment.building.method import build_method
 from localgrad.experiment.compare import slug
 from localgrad.experiment.reproduce.scaling import cost_marks, run_config, scaled
 from localgrad.experiment.reproduce.table import FOLDER, names, read

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from localgrad.errors import LocalgradError
-from localgrad.experiment.config import OptimizerConfig, ScheduleConfig
+from localgrad.experiment.options.optimizer import OptimizerConfig, ScheduleConfig
 from localgrad.experiment.schedule import build_optimizer, learning_rate
 
 

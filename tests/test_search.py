@@ -192,6 +192,25 @@ def test_a_small_space_ends_the_search(tmp_path):
     assert len(found["trials"]) == 3  # two ways to cut once, one to cut twice
 
 
+def test_a_sampler_that_likes_what_is_known_goes_on(tmp_path):
+    """A space of 144, of which 40 are wanted, and one place that is far better than all others."""
+
+    def one_is_best(task, data, rungs, stop):
+        link = sum(block.link is not None for block in task.decoupling.blocks)
+        rungs.epoch({"epoch": 1, "test_accuracy": 0.9 - 0.4 * link}, 1)
+        return {
+            "test_accuracy": 0.9 - 0.4 * link, "epochs": 1, "images_per_second": 10.0,
+            "peak_memory_bytes": 1,
+        }  # fmt: skip
+
+    wanted = {"trials": 40, "blocks": [3], "links": [0, 1], "heads": ["pool_linear", "conv_mlp"]}
+    config = tree(**wanted, epochs=1, reduction=None, cost="none")
+    config["network"]["depth"] = 14
+    found = search(build_config(config), tmp_path / "x", run=one_is_best)
+    assert len(found["trials"]) == 40
+    assert found["left_out"]["repeat"] < 2 * 40
+
+
 def test_interrupted_and_resumed_is_as_in_one_go(finished, tmp_path, capsys):
     out = tmp_path / "x"
 

@@ -13,7 +13,7 @@ from torch import nn
 import localgrad
 from localgrad.decoupling import Part
 from localgrad.errors import LocalgradError
-from localgrad.experiment.search_options import SearchConfig
+from localgrad.experiment.options.search import SearchConfig
 from localgrad.networks import resnet20, vgg11
 from localgrad.search.baselines import baselines
 from localgrad.search.fronts import dominates, goes_on, ranks

@@ -24,9 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from localgrad.experiment.build import build
-from localgrad.experiment.config import build_config, override
+from localgrad.experiment.config import build_config
 from localgrad.experiment.folder import RunFolder
 from localgrad.experiment.loop import train
+from localgrad.experiment.tree import override
 from localgrad.parallel.share import even
 
 BLOCKS = 8

@@ -20,8 +20,8 @@ from localgrad.cli.bench import table
 from localgrad.cli.show import table as aligned
 from localgrad.experiment import environment
 from localgrad.experiment.bench import bench
-from localgrad.experiment.build import find_device
 from localgrad.experiment.config import build_config
+from localgrad.experiment.host import find_device
 
 Rule = dict[str, Any]
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import statistics
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -27,7 +26,6 @@ from scipy.stats import spearmanr
 
 from localgrad import Decoupling
 from localgrad.cli.show import table
-from localgrad.experiment import environment
 from localgrad.experiment.build import build
 from localgrad.experiment.config import Config, build_config
 from localgrad.experiment.folder import RunFolder
@@ -35,11 +33,10 @@ from localgrad.experiment.loop import train
 from localgrad.search.search import search
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from transfer_rows import Job, Row, described, rows_of, shown
 from transfer_ways import Target, Way, best_of, cached_data, ways
 
 SOURCE = "resnet20"
-Row = dict[str, Any]
-Job = tuple[Config, Path, str, int]  # with the way's name and the seed
 
 
 def configured(options: argparse.Namespace, data: str, **changed: Any) -> Config:
@@ -48,7 +45,7 @@ def configured(options: argparse.Namespace, data: str, **changed: Any) -> Config
     if data == "cifar10" and options.data is not None:
         images["path"] = options.data
     tree = {
-        "network": {"name": SOURCE},
+        "network": {"name": SOURCE, "width": options.width},
         "data": {key: value for key, value in images.items() if value is not None},
         "batch_size": options.batch,
         "epochs": options.epochs,
@@ -66,6 +63,7 @@ def searched(options: argparse.Namespace, out: Path, data: str, **changed: Any) 
         "trials": options.trials,
         "epochs": options.proxy_epochs,
         "blocks": [options.blocks],
+        "validation": options.validation,
         "processes": options.processes,
         **changed,
     }
@@ -121,55 +119,6 @@ def jobs_of(config: Config, rows: list[Way], out: Path, seeds: range) -> list[Jo
     return jobs
 
 
-def spread(values: list[float]) -> Row:
-    """Return mean and standard deviation."""
-    std = statistics.stdev(values) if len(values) > 1 else None
-    return {"mean": statistics.mean(values), "std": std}
-
-
-def rows_of(
-    jobs: list[tuple[Config, Path, str, int]], target: Target, rows: list[Way]
-) -> list[Row]:
-    """Return a row for each way; random ones are joined, since it is their spread that counts."""
-    summaries = {
-        (name, seed): RunFolder(folder).read_json("summary.json") for _, folder, name, seed in jobs
-    }
-    names = ["random" if way.name.startswith("random ") else way.name for way in rows]
-    first = rows[1].name
-    found = []
-    for name in dict.fromkeys(names):
-        same = [way.name for way, other in zip(rows, names, strict=True) if other == name]
-        runs = {key: run for key, run in summaries.items() if key[0] in same}
-        accuracies = [run["test_accuracy"] for run in runs.values()]
-        above = [
-            summaries[first, seed]["test_accuracy"] - run["test_accuracy"]
-            for (_, seed), run in runs.items()
-        ]
-        one = next(iter(runs.values()))
-        found.append(
-            {
-                "network": target.config.network.name,
-                "data": one["data"],
-                "way": name,
-                "n": len(runs),
-                "decouplings": len(same),
-                "test_accuracy": spread(accuracies),
-                "test_accuracies": accuracies,
-                "found_minus_this": spread(above),
-                "memory_bytes": spread([run["peak_memory_bytes"] for run in runs.values()])["mean"],
-                "flops_per_image": spread([run["flops_per_image"] for run in runs.values()])[
-                    "mean"
-                ],
-                "used": [
-                    way.decoupling.to_dict()
-                    for way in rows
-                    if way.name in same and way.decoupling is not None
-                ],
-            }
-        )
-    return found
-
-
 def ranked(options: argparse.Namespace, out: Path) -> Row:
     """Return the rank correlation of short and longer trainings of random decouplings."""
     settings = {"sampler": "random", "reduction": None, "trials": options.ranked, "budget": None}
@@ -223,19 +172,21 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--data", help="folder of CIFAR-10")
     parser.add_argument("--networks", nargs="+", default=["resnet32", "resnet56"])
+    parser.add_argument("--width", type=int, default=8, help="of the first stage; published: 16")
     parser.add_argument("--blocks", type=int, default=3, help="K; 3: the stages are one way")
-    parser.add_argument("--budget", type=float, default=0.6, help="of BP's memory; 0: none")
+    parser.add_argument("--budget", type=float, default=0.7, help="of BP's memory; 0: none")
     parser.add_argument("--trials", type=int, default=40)
-    parser.add_argument("--proxy-epochs", type=int, default=3)
-    parser.add_argument("--proxy-limit", type=int, default=2000, help="CIFAR-10 images")
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--proxy-epochs", type=int, default=6)
+    parser.add_argument("--proxy-limit", type=int, default=4000, help="CIFAR-10 images")
+    parser.add_argument("--validation", type=float, default=0.25, help="of the search's images")
+    parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--limit", type=int, default=4000, help="training images")
     parser.add_argument("--test-limit", type=int, default=2000)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--random", type=int, default=3, help="random decouplings a network")
     parser.add_argument("--ranked", type=int, default=12, help="decouplings of the correlation")
-    parser.add_argument("--long-epochs", type=int, default=10)
+    parser.add_argument("--long-epochs", type=int, default=15)
     parser.add_argument("--processes", type=int, default=2, help="of one thread each")
     parser.add_argument("--device", default="cpu")
     return parser.parse_args()
@@ -253,7 +204,8 @@ def main() -> None:
     rows: list[Row] = []
     for network in options.networks:
         section = {"blocks": [options.blocks]}
-        config = configured(options, "cifar10", network={"name": network}, search=section)
+        where = {"name": network, "width": options.width}
+        config = configured(options, "cifar10", network=where, search=section)
         target = Target(config)
         chosen = ways(target, found, options.blocks, options.random)
         jobs = jobs_of(config, chosen, options.out / network, range(options.seeds))
@@ -264,39 +216,8 @@ def main() -> None:
     for name, one in rank["spearman"].items():
         print(f"rank correlation, short against {name}: {one['rho']:.2f} (p = {one['p']:.3f})")
     if options.json:
-        kept = ("data", "training", "validation", "epochs", "counts", "left_out", "seconds")
-        document = {
-            **environment.describe(torch.device(options.device)),
-            "options": {
-                key: value
-                for key, value in vars(options).items()
-                if key not in ("out", "json", "data")
-            },
-            "searches": {
-                name: {
-                    **{key: one[key] for key in (*kept, "full_training", "budget")},
-                    "best": best_of(one).to_dict(),
-                }
-                for name, one in searches.items()
-            },
-            "rows": rows,
-            "rank": rank,
-        }
+        document = described(options, searches, rows, rank)
         options.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-
-
-def shown(row: Row) -> dict[str, str]:
-    """Return a row as text."""
-    accuracy, above = row["test_accuracy"], row["found_minus_this"]
-    return {
-        "network": row["network"],
-        "way": row["way"],
-        "n": str(row["n"]),
-        "test accuracy, %": f"{100 * accuracy['mean']:.2f} ± {100 * (accuracy['std'] or 0):.2f}",
-        "found above it": f"{100 * above['mean']:+.2f} ± {100 * (above['std'] or 0):.2f}",
-        "MiB": f"{row['memory_bytes'] / 2**20:.1f}",
-        "MFLOPs an image": f"{row['flops_per_image'] / 1e6:.0f}",
-    }
 
 
 if __name__ == "__main__":

@@ -41,9 +41,9 @@ def transfer_table() -> str:
     used = found["options"]
     return (
         f"{table}\n\n{found['rows'][0]['data']}, first {used['limit']:,} training images, "
-        f"{plural(used['epochs'], 'epoch')}, batch {used['batch']}, K = {used['blocks']}, tested "
-        f"on {used['test_limit']:,} images; n runs, ± standard deviation; {found['hardware']}; "
-        f"{found['date'][:10]}."
+        f"{plural(used['epochs'], 'epoch')}, batch {used['batch']}, K = {used['blocks']}, width "
+        f"{used['width']} of 16, tested on {used['test_limit']:,} images; n runs, "
+        f"± standard deviation; {found['hardware']}; {found['date'][:10]}."
     )
 
 
@@ -86,7 +86,8 @@ def rank_text() -> str:
     ]
     table = markdown(["short training against", "Spearman's rho", "p"], rows)
     return (
-        f"{table}\n\n{rank['decouplings']} random decouplings of ResNet-20; short: "
+        f"{table}\n\n{rank['decouplings']} random decouplings of ResNet-20, width "
+        f"{found['options']['width']} of 16; short: "
         f"{plural(rank['proxy']['epochs'], 'epoch')} on {rank['proxy']['images']:,} images; "
         f"longer: {plural(rank['longer']['epochs'], 'epoch')} on {rank['longer']['images']:,}."
     )

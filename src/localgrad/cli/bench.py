@@ -9,10 +9,11 @@ from localgrad.cli import show
 from localgrad.cli.json_file import check_writable, write_json
 from localgrad.errors import LocalgradError
 from localgrad.experiment import environment
-from localgrad.experiment.bench import Bench, Row, bench, reasons
-from localgrad.experiment.build import find_device
+from localgrad.experiment.bench import Bench, bench, reasons
+from localgrad.experiment.bench_case import Row
 from localgrad.experiment.config import Config
 from localgrad.experiment.folder import cannot_write
+from localgrad.experiment.host import find_device
 from localgrad.experiment.made_up import read_count, read_shape
 from localgrad.report.pareto import front
 

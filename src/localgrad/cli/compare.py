@@ -12,7 +12,7 @@ from typing import Any
 from localgrad.cli import show
 from localgrad.cli.interrupt import stop_at_signal
 from localgrad.cli.json_file import check_writable, write_json
-from localgrad.cli.page import write_page, write_run_page
+from localgrad.cli.page import write_compare_page, write_run_page
 from localgrad.experiment.compare import compare, plan
 from localgrad.experiment.config import Config
 from localgrad.experiment.folder import RunFolder
@@ -49,10 +49,7 @@ def run(config: Config, flags: dict[str, Any], command: str) -> int:
     print(show.table(rows(results)))
     for run_config, result in zip(plan(config, out), results, strict=True):
         write_run_page(RunFolder(str(run_config.out)), result)
-    path = out / "compare.html"
-    page = write_page(
-        path, lambda report: report.write_compare(results, path, title=title, command=command)
-    )
+    page = write_compare_page(RunFolder(out), results, title, command)
     print(f"wrote {out}: compare.json, {page}")
     write_json(flags.get("json"), results)
     return 0

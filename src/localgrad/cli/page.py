@@ -26,6 +26,20 @@ def write_page(path: Path, write: Callable[[Any], None]) -> str:
     return path.name
 
 
+def write_compare_page(
+    folder: RunFolder, results: list[dict[str, Any]], title: str, command: str
+) -> str:
+    """Write ``compare.html``, with the folder's ``analysis.json`` where there is one."""
+    path = folder / "compare.html"
+    analysed = folder.read_json("analysis.json") if (folder / "analysis.json").exists() else None
+    return write_page(
+        path,
+        lambda report: report.write_compare(
+            results, path, title=title, command=command, analysed=analysed
+        ),
+    )
+
+
 def write_run_page(folder: RunFolder, summary: dict[str, Any]) -> str:
     """Write a run's ``report.html``; return what to tell the user of it."""
     path = folder / "report.html"

@@ -12,7 +12,7 @@ from localgrad.cli.progress_line import ProgressLine
 from localgrad.cli.show_plan import Table, advice, times
 from localgrad.errors import LocalgradError
 from localgrad.experiment import environment, precision
-from localgrad.experiment.build import build_method
+from localgrad.experiment.building.method import build_method
 from localgrad.experiment.config import Config
 from localgrad.experiment.made_up import MadeUp, make, read_count, read_shape
 from localgrad.experiment.schedule import build_optimizer

@@ -12,7 +12,7 @@ from localgrad.cli.json_file import write_json
 from localgrad.cli.progress_line import ProgressLine
 from localgrad.errors import LocalgradError
 from localgrad.experiment import environment, precision
-from localgrad.experiment.build import build_method
+from localgrad.experiment.building.method import build_method
 from localgrad.experiment.config import Config
 from localgrad.experiment.made_up import make, read_count, read_shape
 from localgrad.experiment.schedule import build_optimizer

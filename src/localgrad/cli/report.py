@@ -6,7 +6,7 @@ from typing import Any
 
 from localgrad.cli import compare, show
 from localgrad.cli.json_file import check_writable, write_json
-from localgrad.cli.page import write_page, write_run_page
+from localgrad.cli.page import write_compare_page, write_page, write_run_page
 from localgrad.errors import LocalgradError
 from localgrad.experiment.compare import add_ratios, gather
 from localgrad.experiment.config import Config
@@ -38,10 +38,7 @@ def run(paths: list[str], config: Config, flags: dict[str, Any], command: str) -
     title = compare.title_of(results)
     print(f"{title}\n{show.table(compare.rows(results))}")
     out.write_json("compare.json", results)
-    path = out / "compare.html"
-    page = write_page(
-        path, lambda report: report.write_compare(results, path, title=title, command=command)
-    )
+    page = write_compare_page(out, results, title, command)
     print(f"wrote {out.path}: compare.json, {page}")
     write_json(flags.get("json"), results)
     return 0
@@ -80,9 +77,7 @@ def _again(folder: RunFolder, kind: str) -> str:
     path = folder / MADE[kind]
     if kind == "compare.json":
         typed, title = str(data[0].get("command") or ""), compare.title_of(data)
-        return write_page(
-            path, lambda report: report.write_compare(data, path, title=title, command=typed)
-        )
+        return write_compare_page(folder, data, title, typed)
     first = data["runs"][0]
     title = f"What {first['network']} has learned of {first['data']}"
     typed = str(data.get("command") or "")

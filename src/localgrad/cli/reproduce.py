@@ -16,10 +16,9 @@ from localgrad.cli.page import write_run_page
 from localgrad.cli.show_reproduce import found_text, rows_text, tables_text
 from localgrad.errors import LocalgradError
 from localgrad.experiment import environment
-from localgrad.experiment.build import find_device
 from localgrad.experiment.compare import slug
 from localgrad.experiment.folder import RunFolder
-from localgrad.experiment.host import prepare
+from localgrad.experiment.host import find_device, prepare
 from localgrad.experiment.loop import Interrupted, Watcher
 from localgrad.experiment.made_up import read_count
 from localgrad.experiment.reproduce import store, table

@@ -129,9 +129,10 @@ def _spent(found: dict[str, Any]) -> str:
 @contextmanager
 def _watching(quiet: bool) -> Iterator[Watch | None]:
     """Yield what shows the search: a live table on a terminal, else a line a trial."""
-    from localgrad.search.record import Record, Task
+    from localgrad.search.record import Record
     from localgrad.search.results import front, rows
     from localgrad.search.search import Watch
+    from localgrad.search.task import Task
     from localgrad.search.worker import Subject
 
     if quiet:

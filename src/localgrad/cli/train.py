@@ -20,7 +20,8 @@ from localgrad.cli.last_word import end_now
 from localgrad.cli.page import write_run_page
 from localgrad.errors import LocalgradError
 from localgrad.experiment import decoupling_file
-from localgrad.experiment.build import build, build_method
+from localgrad.experiment.build import build
+from localgrad.experiment.building.method import build_method
 from localgrad.experiment.compare import slug
 from localgrad.experiment.config import Config
 from localgrad.experiment.folder import OthersFolder, RunFolder

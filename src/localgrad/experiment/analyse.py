@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,11 @@ from localgrad.analysis.cka import Alignment, grams
 from localgrad.analysis.exits import exit_flops, saving
 from localgrad.analysis.features import pooled, unit_outputs
 from localgrad.analysis.probes import probe
-from localgrad.data import TextDataset
+from localgrad.data import Dataset, TextDataset
 from localgrad.errors import LocalgradError
-from localgrad.experiment import environment
+from localgrad.experiment import decoupling_file, environment
 from localgrad.experiment.cost import first_batch
-from localgrad.experiment.saved import Saved, load_run
+from localgrad.experiment.saved import Saved, load_run, read_run_config
 
 BATCH = 200
 Note = Callable[[str], None]
@@ -31,11 +31,13 @@ def analyse(
     data_path: str | None = None,
     note: Note = lambda text: None,
     command: str | None = None,
+    data: Dataset | TextDataset | None = None,
 ) -> dict[str, Any]:
     """Return what the runs in these folders have learned, as plain data.
 
     CKA and probes are of the network in evaluation mode: CKA on the first test images, a probe is
-    fitted to the first training images, not augmented, and tested on the first test images.
+    fitted to the first training images, not augmented, and tested on the first test images. No more
+    than two networks are in memory: the reference and one other.
 
     Args:
         paths: run folders, of one data set. CKA compares each with the first that was trained by
@@ -45,45 +47,68 @@ def analyse(
         data_path: where the data are, if not where they were.
         note: told in a line what is under way.
         command: what was typed; default: this process's command line.
+        data: already loaded, by the options that all the runs have.
 
     Raises:
         LocalgradError: a folder holds no run, the runs' data differ, or they read texts.
     """
     if inputs < 4:
         raise LocalgradError(f"inputs={inputs}: CKA needs 4 or more")
-    runs = []
+    load = _Loader(data_path, data, note)
     for path in paths:
-        note(f"reading {path}")
-        runs.append(load_run(path, data_path))
-    _check_alike(runs)
-    reference = next((i for i, run in enumerate(runs) if len(_decoupling(run)) == 1), 0)
+        read_run_config(path)  # a folder that holds none is found before anything is loaded
+    losses = [len(decoupling_file.read(path / "decoupling.yaml")) for path in paths]
+    reference = losses.index(1) if 1 in losses else 0
+    base = load(paths[reference])
+    known = list(_grams(base, base, inputs))
+    found, alike = [], []
+    for number, path in enumerate(paths):
+        run = base if number == reference else load(path)
+        found.append(_one(run, inputs, probes, note))
+        note(f"CKA: {run.experiment.label}, seed {run.experiment.config.seed}")
+        values = _similarity(known, known if run is base else _grams(run, base, inputs))
+        alike.append({"reference": reference, "run": number, "values": values})
     return {
         "reference": reference,
-        "inputs": min(inputs, len(runs[0].experiment.data.test)),
-        "runs": [_one(run, inputs, probes, note) for run in runs],
-        "cka": _similarities(runs, reference, inputs, note),
-        **environment.describe(runs[0].experiment.device, command),
+        "inputs": min(inputs, len(base.experiment.data.test)),
+        "runs": found,
+        "cka": alike,
+        **environment.describe(base.experiment.device, command),
     }
 
 
-def _check_alike(runs: list[Saved]) -> None:
+class _Loader:
+    """Loads runs one by one, and the data of those that have the same options once."""
+
+    def __init__(self, path: str | None, data: Dataset | TextDataset | None, note: Note) -> None:
+        self.path, self.given, self.note = path, data, note
+        self.first: Saved | None = None
+
+    def __call__(self, path: Path) -> Saved:
+        self.note(f"reading {path}")
+        data = self.given
+        if self.first is not None:
+            first = self.first.experiment
+            if read_run_config(path, self.path).data == first.config.data:
+                data = first.data
+        run = load_run(path, self.path, data)
+        self.first = self.first or run
+        _check_alike(self.first, run)
+        return run
+
+
+def _check_alike(first: Saved, run: Saved) -> None:
     facts = []
-    for run in runs:
-        data = run.experiment.data
+    for each in (first, run):
+        data = each.experiment.data
         if isinstance(data, TextDataset):
-            raise LocalgradError(f"{run.path}: analyse reads images; this run learned texts")
-        facts.append((data.label, "x".join(map(str, data.image_shape)), len(data.test)))
-        if facts[-1] != facts[0]:
-            first, other = (
-                "{} of {}, {} for testing".format(*each) for each in (facts[0], facts[-1])
-            )
-            raise LocalgradError(
-                f"{run.path} learned {other}; {runs[0].path} {first}: analyse runs of the same data"
-            )
-
-
-def _decoupling(run: Saved) -> Any:
-    return run.experiment.learner.decoupling
+            raise LocalgradError(f"{each.path}: analyse reads images; this run learned texts")
+        shape = "x".join(map(str, data.image_shape))
+        facts.append(f"{data.label} of {shape}, {len(data.test)} for testing")
+    if facts[1] != facts[0]:
+        raise LocalgradError(
+            f"{run.path} learned {facts[1]}; {first.path} {facts[0]}: analyse runs of the same data"
+        )
 
 
 def _one(run: Saved, inputs: int, probes: bool, note: Note) -> dict[str, Any]:
@@ -169,25 +194,17 @@ def _first(
             return
 
 
-def _similarities(
-    runs: list[Saved], reference: int, inputs: int, note: Note
-) -> list[dict[str, Any]]:
-    """Return CKA of each run's units with those of the reference, which is one of the runs."""
-    found = []
-    for number, run in enumerate(runs):
-        note(f"CKA: {run.experiment.label}, seed {run.experiment.config.seed}")
-        alignment = Alignment()
-        for x, _ in _first(runs[0].experiment.test.evaluation(), inputs):
-            if len(x) < 4:
-                continue  # the rest of the last batch
-            first = grams(unit_outputs(runs[reference].experiment.learner.chain, x))
-            own = (
-                first
-                if number == reference
-                else grams(unit_outputs(run.experiment.learner.chain, x))
-            )
-            alignment.add(first, own)
-        # a unit whose output is constant is like none
-        values = [[v if v == v else None for v in row] for row in alignment.result().tolist()]
-        found.append({"reference": reference, "run": number, "values": values})
-    return found
+def _grams(run: Saved, base: Saved, inputs: int) -> Iterator[Tensor]:
+    """Yield :func:`grams` of a run's units for batches of the reference's test images."""
+    for x, _ in _first(base.experiment.test.evaluation(), inputs):
+        if len(x) >= 4:  # the rest of the last batch may be fewer
+            yield grams(unit_outputs(run.experiment.learner.chain, x))
+
+
+def _similarity(known: Iterable[Tensor], own: Iterable[Tensor]) -> list[list[float | None]]:
+    """Return CKA of the reference's units (rows) with a run's."""
+    alignment = Alignment()
+    for first, second in zip(known, own, strict=True):
+        alignment.add(first, second)
+    # a unit whose output is constant is like none
+    return [[v if v == v else None for v in row] for row in alignment.result().tolist()]

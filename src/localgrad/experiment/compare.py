@@ -11,15 +11,25 @@ from typing import Any
 from localgrad import methods
 from localgrad.data import Dataset, TextDataset
 from localgrad.errors import LocalgradError
-from localgrad.experiment.build import Experiment, build, build_method, load_data
-from localgrad.experiment.config import Choice, Config
+from localgrad.experiment import learned
+from localgrad.experiment.build import Experiment, build
+from localgrad.experiment.building.data import load_data
+from localgrad.experiment.building.method import build_method
+from localgrad.experiment.config import Config
 from localgrad.experiment.cost import time_ratios, time_steps
 from localgrad.experiment.folder import RunFolder
 from localgrad.experiment.loop import Interrupted, Watcher, train
+from localgrad.experiment.options.kinds import Choice
 
 Timing = dict[str, float | None]  # label -> time of a step against BP's
 #: of a summary: what a step costs besides its rule
 SETTING = ("network", "network_options", "data", "batch_size")
+#: ratio to BP -> of which number of a summary
+RATIOS = {
+    "activation_memory": "peak_activation_bytes",
+    "memory": "peak_memory_bytes",
+    "flops": "flops_per_image",
+}
 
 
 def slug(text: str) -> str:
@@ -110,6 +120,7 @@ def compare(
         data = load_data(config)
         experiments = [_build(run, data) for run in runs if run.seed == runs[0].seed]
         root.open(config, resume)
+        learned.forget(root)
         if timing is None:
             timing = _measured_timing(experiments, config.repeats, root, note, stop)
         del experiments
@@ -130,7 +141,14 @@ def compare(
         results.append({**gather(folder), "time_ratio": timing[label]})
     add_ratios(results)
     root.write_json("compare.json", results)
+    first = {label_of(run.method): Path(str(run.out)) for run in runs if run.seed == runs[0].seed}
+    learned.write(root, first, config.analyse, data, note, lambda: _tick(stop), command)
     return results
+
+
+def _tick(stop: Callable[[], bool]) -> None:
+    if stop():
+        raise Interrupted
 
 
 def _build(run: Config, data: Dataset | TextDataset | None) -> Experiment:
@@ -159,14 +177,9 @@ def _measured_timing(
     stop: Callable[[], bool],
 ) -> Timing:
     """Return each rule's step time against BP's, measured once per comparison."""
-
-    def tick() -> None:
-        if stop():
-            raise Interrupted
-
     labels = [experiment.label for experiment in experiments]
     note(f"timing {len(labels)} rules, {repeats} steps each, in turn")
-    seconds = time_steps(experiments, repeats, tick)
+    seconds = time_steps(experiments, repeats, lambda: _tick(stop))
     ratio: Timing = dict(zip(labels, time_ratios(seconds, labels.index("BP")), strict=True))
     medians = [statistics.median(taken) for taken in seconds]
     root.write_json(
@@ -198,9 +211,9 @@ def add_ratios(results: list[dict[str, Any]]) -> None:
     for result in results:
         base = bases.get(setting(result))
         result["ratios"] = {
-            "activation_memory": None
-            if base is None
-            else result["peak_activation_bytes"] / base["peak_activation_bytes"],
-            "flops": None if base is None else result["flops_per_image"] / base["flops_per_image"],
+            **{
+                name: None if base is None else result[key] / base[key]
+                for name, key in RATIOS.items()
+            },
             "time": result["time_ratio"],
         }

@@ -1,9 +1,8 @@
-"""The configuration of a run: a tree of plain values, checked before anything is built."""
+"""The configuration of a run: all sections in one tree, checked before anything is built."""
 
 from __future__ import annotations
 
 import difflib
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -15,119 +14,14 @@ from pydantic import (
 )
 
 from localgrad.errors import LocalgradError
-from localgrad.experiment.kept_options import CheckpointConfig, LogConfig
-from localgrad.experiment.option_kinds import Choice as Choice
-from localgrad.experiment.option_kinds import (
-    Count,
-    Factor,
-    Momentum,
-    Rate,
-    Room,
-    Section,
-    Seed,
-    Share,
-)
-from localgrad.experiment.search_options import SearchConfig
-from localgrad.experiment.yaml_text import dumps, read_yaml
-from localgrad.sizes import read_bytes
-
-
-class DataConfig(Section):
-    """Which images, and how they are fed."""
-
-    name: str = Field("digits", description="data set: see `localgrad list`")
-    path: str | None = Field(None, description="folder of parquet files or images; text: a file")
-    limit: Count | None = Field(None, description="train on the first N images")
-    test_limit: Count | None = Field(None, description="test on the first N images")
-    size: Count | None = Field(None, description="resize to N by N pixels")
-    channels: Literal["rgb", "grey"] | None = Field(None, description="make all images rgb or grey")
-    augment: bool = Field(True, description="random crop and flip as published for the data set")
-    crop: Literal["pad", "resized"] | None = Field(
-        None, description="pad and crop, or a random part resized; default: as published"
-    )
-    pad: Room | None = Field(None, description="pixels on each side; default: as published")
-    padding: Literal["reflect", "zero"] | None = Field(
-        None, description="what the pad holds; default: as published"
-    )
-    flip: bool | None = Field(None, description="mirror left to right; default: as published")
-    drop_last: bool = Field(False, description="leave out a last batch of fewer images")
-    stream: bool | None = Field(
-        None, description="read images while training; default: imagenet alone"
-    )
-    on_corrupt: Literal["stop", "skip"] = Field(
-        "stop", description="at an image that cannot be decoded; skip counts and names it"
-    )
-    workers: Room = Field(2, description="processes that read streamed images; 0: none")
-    prefetch: Count = Field(2, description="batches that each of them has ready")
-    level: Literal["byte", "char"] = Field("byte", description="text: what a token is")
-    context: Count = Field(128, description="text: tokens in a window")
-
-    @property
-    def inputs(self) -> str:
-        """What one input is called."""
-        return "sequences" if self.name == "text" else "images"
-
-
-class OptimizerConfig(Section):
-    """How weights move."""
-
-    name: Literal["sgd", "adamw"] = Field("sgd", description="sgd or adamw")
-    lr: Rate = Field(0.1, description="peak learning rate")
-    momentum: Momentum = Field(0.9, description="SGD's momentum")
-    nesterov: bool = Field(True, description="SGD with Nesterov momentum")
-    weight_decay: Rate = Field(1e-4, description="on every parameter")
-    update: Literal["step", "block"] = Field(
-        "step", description="after the whole step, or block by block: the same bits, less memory"
-    )
-    fused: bool | None = Field(
-        None, description="one kernel for all of an update; default: PyTorch's choice"
-    )
-
-
-class ScheduleConfig(Section):
-    """How the learning rate moves, step by step."""
-
-    name: Literal["cosine", "step", "constant"] = Field(
-        "cosine", description="cosine, step or constant"
-    )
-    warmup_epochs: Rate = Field(0, description="linear warm-up, in epochs")
-    warmup_lr: Rate | None = Field(
-        None, description="learning rate at the start of the warm-up; default: a tenth of lr"
-    )
-    milestones: list[Share] = Field(
-        [0.5, 0.75], description="step decay: parts of the run after which lr falls"
-    )
-    gamma: Factor = Field(0.1, description="step decay: factor")
-
-
-class ParallelConfig(Section):
-    """How many processes train together; torchrun starts them."""
-
-    blocks: Count = Field(1, description="parts that the network's blocks are spread over")
-    data: Count = Field(1, description="replicas of each part, each with rows of the batch")
-    timeout: Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)] = Field(
-        20.0, description="seconds that a process waits for another before the run ends"
-    )
-    late_links: bool | list[Room] = Field(
-        False,
-        description="links between processes come one step late, so that none waits; or the blocks "
-        "whose link does",
-    )
-    memory: str | float | None = Field(
-        None, description="most that a process's part may hold, such as 2GiB; default: no bound"
-    )
-
-    @field_validator("memory")
-    @classmethod
-    def _is_a_size(cls, given: str | float | None) -> str | float | None:
-        if given is not None:
-            read_bytes(given, "memory")
-        return given
-
-    @property
-    def processes(self) -> int:
-        """How many processes there are."""
-        return self.blocks * self.data
+from localgrad.experiment.options.data import DataConfig
+from localgrad.experiment.options.kept import CheckpointConfig, LogConfig
+from localgrad.experiment.options.kinds import Choice, Count, Room, Section, Seed
+from localgrad.experiment.options.optimizer import OptimizerConfig, ScheduleConfig
+from localgrad.experiment.options.parallel import ParallelConfig
+from localgrad.experiment.options.search import SearchConfig
+from localgrad.experiment.options.together import check_together
+from localgrad.experiment.yaml_text import dumps
 
 
 class Config(Section):
@@ -187,6 +81,9 @@ class Config(Section):
     repeats: Annotated[int, Field(ge=5, strict=True)] = Field(
         7, description="compare, bench: timed steps of each rule"
     )
+    analyse: Room = Field(
+        500, description="compare: test images on which similarity (CKA) is measured; 0: none"
+    )
     search: SearchConfig = SearchConfig()
 
     @field_validator("method", "network", mode="before")
@@ -211,62 +108,8 @@ class Config(Section):
         return given
 
     @model_validator(mode="after")
-    def _finished(self) -> Config:
-        if self.decoupling is None:
-            return self
-        taken = [key for key in ("blocks", "cuts", "balance") if getattr(self, key) is not None]
-        if self.method != type(self).model_fields["method"].default:
-            taken.insert(0, "method")
-        if taken:
-            raise ValueError(
-                f"decoupling: {self.decoupling!r} has its heads and cuts: leave out "
-                f"{' and '.join(taken)}"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _scaler_sees_all(self) -> Config:
-        if self.precision == "fp16" and self.optimizer.update == "block":
-            raise ValueError(
-                "optimizer.update: 'block' cannot go with precision 'fp16', whose scaler must see "
-                "all gradients before it decides whether to skip an update; use 'step' or bf16"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _links_can_be_late(self) -> Config:
-        late = self.parallel.late_links
-        if late is False:
-            return self
-        if late is True and self.parallel.blocks == 1:
-            raise ValueError(
-                "parallel.late_links: 'true' means links between parts, and parallel.blocks is 1; "
-                "name the blocks, as in [0, 2]"
-            )
-        for key, given in (("precision", self.precision == "fp16"), ("compile", self.compile)):
-            if given:
-                raise ValueError(
-                    f"parallel.late_links cannot go with {key} {getattr(self, key)!r}: leave one "
-                    "out"
-                )
-        return self
-
-    @model_validator(mode="after")
-    def _parts_can_run(self) -> Config:
-        if self.parallel.processes == 1:
-            return self
-        if self.precision == "fp16":
-            raise ValueError(
-                "parallel: precision 'fp16' needs a scaler that sees the gradients of all "
-                "processes; use 'bf16'"
-            )
-        if self.compile:
-            raise ValueError("parallel: compile is for one process; leave it out")
-        if self.batch_size % self.parallel.data:
-            raise ValueError(
-                f"parallel: a batch_size of {self.batch_size} does not divide among "
-                f"{self.parallel.data} replicas"
-            )
+    def _together(self) -> Config:
+        check_together(self)
         return self
 
     @field_validator("seeds")
@@ -330,35 +173,6 @@ def keys() -> list[tuple[str, Any]]:
     return walk(Config, "")
 
 
-def read_options(path: str | Path) -> dict[str, Any]:
-    """Read a file of options; a dotted key, ``data.limit: 100``, stands for a nested one."""
-    tree = read_yaml(path)
-    for key in [key for key in tree if isinstance(key, str) and "." in key]:
-        override(tree, key, tree.pop(key))
-    return tree
-
-
 def to_yaml(config: Config) -> str:
     """Return the whole tree as YAML, which ``--config`` reads back."""
     return dumps(config.model_dump())
-
-
-def override(tree: dict[str, Any], dotted: str, value: Any) -> None:
-    """Set ``a.b.c`` in a nested tree; another rule or network drops the options of the old one.
-
-    >>> tree = {"method": {"name": "auglocal", "depth": 2}}
-    >>> override(tree, "method.name", "dgl"); tree
-    {'method': {'name': 'dgl'}}
-    """
-    *path, last = dotted.split(".")
-    inner = tree
-    for key in path:
-        if isinstance(inner.get(key), str) and key in ("method", "network"):
-            inner[key] = {"name": inner[key]}
-        child = inner.setdefault(key, {})
-        if not isinstance(child, dict):
-            raise LocalgradError(f"option {dotted!r}: {key!r} holds {child!r}, not options")
-        inner = child
-    if dotted in ("method.name", "network.name") and inner.get("name") not in (None, value):
-        inner.clear()
-    inner[last] = value

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from localgrad import LocalLearner, measure_flops, measure_memory
+from localgrad.analysis.exits import exit_flops
 from localgrad.experiment.build import Experiment
 from localgrad.experiment.compiling import compile_steps
 from localgrad.experiment.precision import autocast
@@ -39,12 +40,13 @@ def random_state_kept(device: torch.device) -> Iterator[None]:
         yield
 
 
-def measure_cost(experiment: Experiment) -> dict[str, int]:
-    """Return bytes and FLOPs of one step at the configured batch size.
+def measure_cost(experiment: Experiment) -> dict[str, Any]:
+    """Return bytes and FLOPs of one step at the configured batch size, and FLOPs of each exit.
 
     Runs on a copy of the learner, and leaves the random state as it was.
     ``peak_activation_bytes`` is of the step alone; ``peak_memory_bytes`` adds parameters,
-    gradients and optimizer state, in the steady state.
+    gradients and optimizer state, in the steady state. ``exit_flops`` are those of an answer from
+    each block's head, per input (:func:`localgrad.analysis.exits.exit_flops`).
     """
     learner = copy.deepcopy(experiment.learner)
     # a scale that cannot overflow: the first update makes the optimizer's state
@@ -59,13 +61,17 @@ def measure_cost(experiment: Experiment) -> dict[str, int]:
         whole()  # the optimizer's state is there from now on
         optimizer.zero_grad()
         step = measure_memory(lambda: run_step(experiment, learner, x, y), learner)
-        total = measure_memory(whole, learner, optimizer).total
+        update_step = measure_memory(whole, learner, optimizer)
         optimizer.zero_grad()
         flops = measure_flops(lambda: run_step(experiment, learner, x, y))
+        exits = exit_flops(learner, x[:2])
     return {
         "peak_activation_bytes": step.activations,
-        "peak_memory_bytes": total,
+        "peak_memory_bytes": update_step.total,
+        "parameter_bytes": update_step.parameters,
+        "optimizer_bytes": update_step.optimizer,
         "flops_per_image": flops // len(x),
+        "exit_flops": exits,
     }
 
 

@@ -18,7 +18,7 @@ from localgrad.experiment.yaml_text import loads, read_yaml
 FREE = (
     *("out", "device", "threads", "checkpoint_every", "methods", "seeds", "repeats"),
     *("checkpoint.keep", "log.tensorboard", "log.trackio", "log.wandb", "log.agreement"),
-    *("data.path", "data.workers", "data.prefetch"),
+    *("data.path", "data.workers", "data.prefetch", "analyse"),
     *("parallel.blocks", "parallel.data", "parallel.timeout", "parallel.memory"),
     *("search.trials", "search.processes"),
 )

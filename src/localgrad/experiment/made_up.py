@@ -16,9 +16,10 @@ from torch.nn import functional as F
 
 from localgrad import Chain, losses, networks
 from localgrad.errors import LocalgradError
-from localgrad.experiment.build import find_device, made_by
-from localgrad.experiment.config import Choice, Config
-from localgrad.experiment.host import prepare
+from localgrad.experiment.building.by_path import made_by
+from localgrad.experiment.config import Config
+from localgrad.experiment.host import find_device, prepare
+from localgrad.experiment.options.kinds import Choice
 
 VOCABULARY, CONTEXT = 256, 128  # of a language model that says neither
 LONGEST = 1024  # tokens in a row, where a network would take more

@@ -11,6 +11,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from localgrad import Decoupling
+from localgrad.analysis.exits import saving
 from localgrad.data import TextDataset
 from localgrad.experiment.build import Experiment
 from localgrad.experiment.folder import atomically
@@ -94,13 +95,14 @@ def summarise(
         experiment: trained.
         history: the epochs' metrics.
         seconds: spent in training steps.
-        cost: bytes, FLOPs and time of a step.
+        cost: bytes, FLOPs and time of a step, and FLOPs of each exit.
         about: command, versions and machine that the run began with.
         update: what trained.
     """
     config = experiment.config
     backbone = sum(p.numel() for p in experiment.learner.backbone.parameters())
     parameters = sum(p.numel() for p in experiment.learner.parameters())
+    accuracies = block_accuracy(experiment, update)
     images = len(experiment.data.train)
     if config.data.drop_last:
         images -= images % config.batch_size
@@ -124,7 +126,8 @@ def summarise(
         "train_seconds": seconds,
         "images_per_second": images * config.epochs / seconds,
         **cost,
-        "block_accuracy": block_accuracy(experiment, update),
+        "block_accuracy": accuracies,
+        "one_point_lower": saving(accuracies, cost["exit_flops"])._asdict(),
         **about,
     }
 

@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 
+from localgrad.data import Dataset, TextDataset
 from localgrad.errors import LocalgradError
 from localgrad.experiment import decoupling_file
 from localgrad.experiment.build import Experiment, build
-from localgrad.experiment.config import Config, build_config, read_options
+from localgrad.experiment.config import Config, build_config
 from localgrad.experiment.folder import RunFolder
 from localgrad.experiment.seal import check_seal
+from localgrad.experiment.tree import read_options
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,15 @@ def read_run_config(path: Path, data_path: str | None = None) -> Config:
     return config.model_copy(update={"parallel": type(config.parallel)()})
 
 
-def load_run(path: Path, data_path: str | None = None) -> Saved:
+def load_run(
+    path: Path, data_path: str | None = None, data: Dataset | TextDataset | None = None
+) -> Saved:
     """Build the run in a folder and put its weights in place.
+
+    Args:
+        path: the folder.
+        data_path: where the data are on this machine; default: where they were.
+        data: already loaded, by the run's own options.
 
     Raises:
         LocalgradError: the folder holds no run, or its checkpoint is not there or damaged.
@@ -67,7 +76,7 @@ def load_run(path: Path, data_path: str | None = None) -> Saved:
     config = read_run_config(path, data_path)
     folder = RunFolder(path)
     kept = None if config.decoupling is None else decoupling_file.read(path)
-    experiment = build(config, decoupling=kept)
+    experiment = build(config, data, decoupling=kept)
     try:
         check_seal(folder.checkpoint)
         state = torch.load(folder.checkpoint, map_location=experiment.device, weights_only=True)

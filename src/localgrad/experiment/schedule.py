@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from localgrad.errors import LocalgradError
-from localgrad.experiment.config import OptimizerConfig, ScheduleConfig
+from localgrad.experiment.options.optimizer import OptimizerConfig, ScheduleConfig
 
 
 def learning_rate(config: ScheduleConfig, peak: float, epoch: float, epochs: int) -> float:

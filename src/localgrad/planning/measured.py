@@ -20,7 +20,8 @@ from localgrad.memory import Memory, measure_memory
 from localgrad.model_state import device_of
 from localgrad.planning.advice import advise
 from localgrad.planning.device_memory import free_bytes
-from localgrad.planning.plan import Plan, has_norms
+from localgrad.planning.plan import Plan
+from localgrad.planning.planner import has_norms
 from localgrad.planning.predicted import training_step
 from localgrad.planning.row import Row
 from localgrad.prediction import PRECISIONS, Factory

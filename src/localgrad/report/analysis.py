@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from localgrad.errors import LocalgradError
 from localgrad.report.fields import get, mapping, optional, sequence, text, whole
@@ -63,6 +63,15 @@ class Group:
         others = [run for run in self.runs if not run.reference]
         return _mean([run.cka for run in others or self.runs])
 
+    def alike(self) -> list[tuple[float, Spread]]:
+        """(depth in %, CKA with the same unit) where the reference has as many units."""
+        values = self.compared
+        if not values or len(values) != len(values[0]):
+            return []
+        last = max(len(values) - 1, 1)
+        found = [(100 * i / last, spread([row[i]])) for i, row in enumerate(values)]
+        return [(at, value) for at, value in found if value is not None]
+
     @property
     def over_time(self) -> list[Values]:
         """Mean agreement after each epoch; nothing where it was not logged."""
@@ -78,8 +87,13 @@ def _mean(each: Sequence[Sequence[Values]]) -> list[Values]:
     return found
 
 
-def read(data: object) -> list[Group]:
-    """Check what ``localgrad analyse`` found; LocalgradError names the first key that is wrong."""
+def read(data: object, shown: Mapping[str, Look] | None = None) -> list[Group]:
+    """Check what ``localgrad analyse`` found; LocalgradError names the first key that is wrong.
+
+    Args:
+        data: as in ``analysis.json``.
+        shown: the rules that a page shows, and how; default: all.
+    """
     where = "analysis"
     whole_tree = mapping(data, where)
     runs = sequence(get(whole_tree, "runs", where), f"{where}: runs")
@@ -100,10 +114,13 @@ def read(data: object) -> list[Group]:
     for run in learned:
         groups.setdefault((run.label, run.method, run.units), []).append(run)
     drawn = looks((method, label) for label, method, _ in groups)
-    return [
+    made = [
         Group(key[0], look, tuple(found))
         for (key, found), look in zip(groups.items(), drawn, strict=True)
     ]
+    if shown is None:
+        return made
+    return [replace(group, look=shown[group.label]) for group in made if group.label in shown]
 
 
 def _run(
@@ -168,14 +185,24 @@ def _matrix(data: object, where: str) -> tuple[Values, ...]:
     return tuple(_numbers(row, where) for row in sequence(data, where))
 
 
-def reference(data: Mapping[str, object]) -> str:
+@dataclass(frozen=True)
+class Reference:
+    """The run that every run is compared with."""
+
+    label: str
+    units: tuple[str, ...]
+
+
+def reference(data: Mapping[str, object]) -> Reference:
     """What every run is compared with."""
     runs = sequence(get(data, "runs", "analysis"), "analysis: runs")
     number = whole(data, "reference", "analysis")
     if not 0 <= number < len(runs):
         raise LocalgradError(f"analysis: reference {number} is none of {len(runs)} runs")
     run = mapping(runs[number], "analysis: reference")
-    return f"{text(run, 'label', 'analysis')}, seed {text(run, 'seed', 'analysis')}"
+    label = f"{text(run, 'label', 'analysis')}, seed {text(run, 'seed', 'analysis')}"
+    units = sequence(get(run, "units", "analysis"), "analysis: units")
+    return Reference(label, tuple(str(name) for name in units))
 
 
 def lead(groups: Sequence[Group]) -> str:

@@ -6,18 +6,12 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 from matplotlib.axes import Axes
-from matplotlib.collections import PolyCollection
-from matplotlib.colors import to_rgba
-from matplotlib.figure import Figure
 
-from localgrad.report.analysis import Group, Values
+from localgrad.report.analysis import Group
 from localgrad.report.figures import HEIGHT, WIDTH
 from localgrad.report.palette import token
 from localgrad.report.strokes import line, percent
-from localgrad.report.svg import inline, plot, sheet
-
-_SIDE = 260
-STEPS = 20  # shades of a map
+from localgrad.report.svg import inline, plot
 
 
 def probes(groups: Sequence[Group], name: str = "probes") -> Markup | None:
@@ -72,53 +66,19 @@ def exits(groups: Sequence[Group], name: str = "early-exits") -> Markup | None:
     return inline(figure, name, "Heads as early exits", text)
 
 
-def similarity(group: Group, reference: str, name: str) -> Markup | None:
-    """A map of CKA: rows are the reference's units, columns the rule's."""
-    values = group.compared
-    if not values:
+def alike(groups: Sequence[Group], name: str = "alike") -> Markup | None:
+    """CKA of each unit with the same unit of the reference."""
+    lines = [(group, group.alike()) for group in groups]
+    if not any(points for _, points in lines):
         return None
-    figure, axes = _map(values, group.look.colour)
-    axes.set_xlabel(f"units of {group.label} →")
-    axes.set_ylabel(f"units of {reference} →")
-    text = f"{len(values)} by {len(values[0])} units; the darker, the more alike, from 0 to 1."
-    return inline(figure, name, f"CKA of {group.label} with {reference}", text)
-
-
-def over_time(group: Group, name: str) -> Markup | None:
-    """A map of the agreement with BP over training: rows are epochs, columns units."""
-    values = group.over_time
-    if not values:
-        return None
-    figure, axes = _map(values, group.look.colour)
-    axes.set_xlabel("units, input to output →")
-    axes.set_ylabel("epochs →")
-    text = f"{len(values)} epochs by {len(values[0])} units; the darker, the closer to 1."
-    return inline(figure, name, f"Agreement of {group.label} with BP over training", text)
-
-
-def _map(values: Sequence[Values], colour: str) -> tuple[Figure, Axes]:
-    """Draw a matrix from the bottom up; a colour's strength is the value, from 0 to 1."""
-    figure = sheet(_SIDE + 30, _SIDE + 30)
-    start, length = 28 / (_SIDE + 30), _SIDE / (_SIDE + 30)
-    axes = figure.add_axes((start, start, length, length))
-    rows, columns = len(values), len(values[0])
-    # cells of one shade are one path: a map of 55 x 55 stays small
-    shades: dict[int, list[list[tuple[float, float]]]] = {}
-    for r, row in enumerate(values):
-        for c, value in enumerate(row):
-            if value is not None:
-                shade = round(STEPS * min(max(value, 0.0), 1.0))
-                cell = [(c, r), (c + 1, r), (c + 1, r + 1), (c, r + 1)]
-                shades.setdefault(shade, []).append([(float(x), float(y)) for x, y in cell])
-    for shade, cells in sorted(shades.items()):
-        if shade:
-            face = to_rgba(colour, shade / STEPS)
-            axes.add_collection(PolyCollection(cells, facecolors=[face], linewidths=0))
-    axes.set(xlim=(0, columns), ylim=(0, rows), xticks=[], yticks=[])
-    for side in axes.spines.values():
-        side.set_visible(True)
-        side.set_color(token("line"))
-    return figure, axes
+    figure, axes = plot(WIDTH, HEIGHT)
+    for group, points in lines:
+        line(axes, points, group.look)
+    axes.set_ylim(max(axes.get_ylim()[0], 0.0), 1.01)
+    _depth(axes)
+    axes.set_ylabel("CKA with the same unit")
+    text = "A line a rule, from the first unit to the last."
+    return inline(figure, name, "Similarity unit by unit", text)
 
 
 def _depth(axes: Axes) -> None:

@@ -10,7 +10,10 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from localgrad.report.labels import place
+from localgrad.report import pareto
+from localgrad.report.labels import place, shortened
+from localgrad.report.memory_time import Panel, Point, draw
+from localgrad.report.memory_time import name as name_points
 from localgrad.report.palette import token
 from localgrad.report.rules import Rule
 from localgrad.report.strokes import epochs, line, percent
@@ -139,6 +142,39 @@ def tradeoff(found: Sequence[Rule], name: str = "tradeoff") -> Markup | None:
     return inline(figure, name, "Accuracy against memory", text)
 
 
-def shortened(name: str, length: int) -> str:
-    """A label that fits; the table has the whole one."""
-    return name if len(name) <= length else name[: length - 1].rstrip() + "…"
+def front(found: Sequence[Rule], name: str = "front") -> Markup | None:
+    """Peak memory against the time of a step, BP being at (1, 1), with the Pareto front."""
+    timed = any(rule.ratio("time") for rule in found)
+    placed = [
+        (rule, rule.ratio("time" if timed else "flops"), rule.ratio("memory")) for rule in found
+    ]
+    points = [
+        Point(rule.label, rule.look, cost.mean, 0.0, memory.mean)
+        for rule, cost, memory in placed
+        if cost and memory
+    ]
+    if len(points) < 2:
+        return None
+    cost_name = "Time of an image ÷ BP" if timed else "FLOPs of an image ÷ BP"
+    panel = Panel("", points, cost_name, "Peak memory ÷ BP")
+    figure, axes = plot(WIDTH, HEIGHT)
+    draw(axes, panel)
+    name_points(figure, axes, panel)
+    best = {points[index].label for index in pareto.front([(p.cost, p.memory) for p in points])}
+    text = f"Left is faster, down needs less memory. On the front: {', '.join(sorted(best))}."
+    return inline(figure, name, "Peak memory against time", text)
+
+
+def early_exits(found: Sequence[Rule], name: str = "early-exits") -> Markup | None:
+    """Accuracy of each block's head against the compute that an answer from it takes."""
+    lines = [(rule, rule.early_exits()) for rule in found]
+    if not any(len(points) > 1 for _, points in lines):
+        return None
+    figure, axes = plot(WIDTH, HEIGHT)
+    for rule, points in lines:
+        line(axes, percent(points), rule.look, every=1 if len(points) <= 20 else 6)
+    axes.set_xlim(left=0)
+    axes.set_xlabel("FLOPs of an answer, % of the whole network's")
+    axes.set_ylabel("Test accuracy, %")
+    text = "One line per rule; a point is an answer from one block's head, the last the network's."
+    return inline(figure, name, "Heads as early exits", text)

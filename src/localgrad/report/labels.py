@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from matplotlib.axes import Axes
 from matplotlib.backend_bases import FigureCanvasBase
@@ -19,12 +20,26 @@ _DISTANCES = (1.0, 2.2, 3.4, 4.6, 5.8)  # from the second on, a thin line leads 
 _PLACES = [(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1)]
 
 
-def place(figure: Figure, axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
-    """Write each point's label where it covers least; x and y are data coordinates."""
+def place(
+    figure: Figure,
+    axes: Axes,
+    points: Sequence[tuple[float, float, str]],
+    lines: Sequence[tuple[float, float]] = (),
+) -> None:
+    """Write each point's label where it covers least; x and y are data coordinates.
+
+    Args:
+        figure, axes: where the points are.
+        points: x, y and label of each.
+        lines: corners of a line of level and upright pieces, which labels stay off.
+    """
     FigureCanvasBase(figure).figure.draw_without_rendering()
     frame = axes.get_window_extent()
     spots = [axes.transData.transform((x, y)) for x, y, _ in points]
     taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in spots]
+    corners = [axes.transData.transform(corner) for corner in lines]
+    for (x0, y0), (x1, y1) in pairwise(corners):
+        taken.append(Bbox([(min(x0, x1) - 2, min(y0, y1) - 2), (max(x0, x1) + 2, max(y0, y1) + 2)]))
     for (x, y), (_, _, label) in zip(spots, points, strict=True):
         width, height = _LETTER * len(label), 1.25 * _SIZE
         boxes: list[tuple[int, float, Bbox]] = []
@@ -81,3 +96,8 @@ def _cost(box: Bbox, taken: Sequence[Bbox], frame: Bbox) -> float:
 def _overlap(one: Bbox, other: Bbox) -> float:
     shared = Bbox.intersection(one, other)
     return 0.0 if shared is None else float(shared.width * shared.height)
+
+
+def shortened(name: str, length: int) -> str:
+    """A label that fits; the table has the whole one."""
+    return name if len(name) <= length else name[: length - 1].rstrip() + "…"

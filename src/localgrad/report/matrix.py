@@ -61,8 +61,8 @@ def _drawn(reach: Reach, look: Look) -> tuple[Figure, str]:
         side.set_visible(False)
     axes.tick_params(length=0, pad=2, labelsize=10)
     axes.xaxis.tick_top()
-    axes.set_xticks(*_positions(reach.units), rotation=90)
-    axes.set_yticks(*_positions(losses))
+    axes.set_xticks(*positions(reach.units), rotation=90)
+    axes.set_yticks(*positions(losses))
     axes.set_ylabel(noun, fontsize=10, labelpad=3)
     axes.set_xlabel("units, input to output →", labelpad=4, fontsize=10)
     axes.xaxis.set_label_position("bottom")
@@ -119,7 +119,7 @@ def _names(names: Sequence[str]) -> tuple[Sequence[str], str]:
     return [name.removeprefix(word) for name in names], word.strip()
 
 
-def _positions(names: Sequence[str]) -> tuple[list[float], list[str]]:
+def positions(names: Sequence[str]) -> tuple[list[float], list[str]]:
     """Tick positions and names: all of a few, about every twelfth of many."""
     step = 1 if len(names) <= _FEW else 5 if len(names) <= 60 else 10
     shown = range(0, len(names), step)

@@ -1,10 +1,11 @@
-"""Memory against time: what a step of each rule costs on a network, as a figure in a file."""
+"""Peak memory against step time with the Pareto front: panels in a file, or one in a page."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -12,8 +13,7 @@ from matplotlib.figure import Figure
 
 from localgrad.errors import LocalgradError
 from localgrad.report import fields
-from localgrad.report.figures import shortened
-from localgrad.report.labels import place
+from localgrad.report.labels import place, shortened
 from localgrad.report.palette import Look, looks, token
 from localgrad.report.pareto import front
 from localgrad.report.svg import alone, drawing, png, sheet
@@ -32,7 +32,7 @@ class Point:
         look: colour and marker.
         cost: time of a step, or its FLOPs, BP's being 1.
         spread: standard deviation of the time; 0 where there is none.
-        memory: bytes at the peak of a step with its update.
+        memory: at the peak of a step with its update, in the panel's unit.
     """
 
     label: str
@@ -44,11 +44,12 @@ class Point:
 
 @dataclass(frozen=True)
 class Panel:
-    """The points of one network, and whether their cost is time or FLOPs."""
+    """The points of one network, and what the axes show."""
 
     title: str
     points: list[Point]
-    timed: bool
+    cost: str
+    memory: str
 
 
 def write_memory_time(
@@ -110,7 +111,10 @@ def _panel(title: str, rows: Sequence[Mapping[str, object]]) -> Panel:
         if cost is not None and memory:
             label = f"{pair[1]} K={blocks}" if several and blocks is not None else pair[1]
             points.append(Point(label, drawn[pair], cost, spread or 0.0, memory))
-    return Panel(title, points, timed)
+    unit, unit_name = _unit(points)
+    points = [replace(point, memory=point.memory / unit) for point in points]
+    cost_name = "Time of a step ÷ BP" if timed else "FLOPs of a step ÷ BP"
+    return Panel(title, points, cost_name, f"Peak memory, {unit_name}")
 
 
 def _figure(panels: Sequence[Panel], columns: int) -> Figure:
@@ -122,21 +126,23 @@ def _figure(panels: Sequence[Panel], columns: int) -> Figure:
     figure.set_layout_engine("constrained")
     every = [figure.add_subplot(rows, columns, place + 1) for place in range(len(panels))]
     for axes, panel in zip(every, panels, strict=True):
-        _points(axes, panel)
+        draw(axes, panel)
     for axes, panel in zip(every, panels, strict=True):  # places are known when all is laid out
-        unit, _ = _unit(panel.points)
-        spots = [
-            (point.cost, point.memory / unit, shortened(point.label, 30)) for point in panel.points
-        ]
-        place(figure, axes, spots)
+        name(figure, axes, panel)
     return figure
 
 
-def _points(axes: Axes, panel: Panel) -> None:
-    unit, name = _unit(panel.points)
+def name(figure: Figure, axes: Axes, panel: Panel) -> None:
+    """Write the points' labels, when all panels of the figure are drawn."""
+    spots = [(point.cost, point.memory, shortened(point.label, 30)) for point in panel.points]
+    place(figure, axes, spots, _steps(axes, panel))
+
+
+def draw(axes: Axes, panel: Panel) -> None:
+    """Draw a panel's points and the front; :func:`name` adds the labels."""
     axes.grid(axis="both")
     for point in panel.points:
-        look, memory = point.look, point.memory / unit
+        look, memory = point.look, point.memory
         if point.spread:
             axes.errorbar(
                 point.cost, memory, xerr=point.spread, color=look.colour, linewidth=1.2, alpha=0.5
@@ -153,8 +159,7 @@ def _points(axes: Axes, panel: Panel) -> None:
             markeredgewidth=1.5,
             zorder=3,
         )
-    pairs = [(point.cost, point.memory / unit) for point in panel.points]
-    sizes = [memory for _, memory in pairs]
+    sizes = [point.memory for point in panel.points]
     if max(sizes) > 4 * min(sizes):
         axes.set_yscale("log", base=2)
         axes.set_ylim(min(sizes) / 2, max(sizes) * 1.5)
@@ -162,26 +167,32 @@ def _points(axes: Axes, panel: Panel) -> None:
     else:
         axes.set_ylim(0, max(sizes) * 1.12)
     axes.margins(x=0.12)
-    _front(axes, pairs)
+    _front(axes, panel)
     axes.set_title(panel.title, fontsize=12, loc="left", color=token("ink"))
-    axes.set_xlabel("Time of a step ÷ BP" if panel.timed else "FLOPs of a step ÷ BP")
-    axes.set_ylabel(f"Peak memory, {name}")
+    axes.set_xlabel(panel.cost)
+    axes.set_ylabel(panel.memory)
 
 
-def _front(axes: Axes, pairs: Sequence[tuple[float, float]]) -> None:
-    """Draw the steps above and to the right of which a point is beaten in both."""
+def _steps(axes: Axes, panel: Panel) -> list[tuple[float, float]]:
+    """Return the corners of the steps above and right of which a point is beaten in both."""
+    pairs = [(point.cost, point.memory) for point in panel.points]
     best = [pairs[index] for index in front(pairs)]
-    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
-    cost = [best[0][0], *(x for x, _ in best), right]
-    memory = [high, *(y for _, y in best), best[-1][1]]
+    corners = [(best[0][0], axes.get_ylim()[1]), best[0]]
+    for (_, above), (x, y) in pairwise(best):
+        corners += [(x, above), (x, y)]
+    return [*corners, (axes.get_xlim()[1], best[-1][1])]
+
+
+def _front(axes: Axes, panel: Panel) -> None:
+    corners = _steps(axes, panel)
+    x, y = zip(*corners, strict=True)
+    limits = axes.get_xlim(), axes.get_ylim()
     colour = token("muted")
-    axes.plot(
-        cost, memory, color=colour, linewidth=1.2, dashes=(4, 3), drawstyle="steps-post", zorder=1
-    )
-    axes.set(xlim=(left, right), ylim=(low, high))
+    axes.plot(x, y, color=colour, linewidth=1.2, dashes=(4, 3), zorder=1)
+    axes.set(xlim=limits[0], ylim=limits[1])
     axes.annotate(
         "Pareto front",
-        (1, best[-1][1]),
+        (1, corners[-1][1]),
         (0, -9),
         axes.get_yaxis_transform(),
         textcoords="offset points",

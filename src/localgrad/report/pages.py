@@ -1,4 +1,4 @@
-"""The pages: everything in one HTML file that loads nothing and runs nothing."""
+"""The pages of a comparison and of a single run."""
 
 from __future__ import annotations
 
@@ -7,20 +7,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from localgrad.report import analysis, words
+from localgrad.report.analysis_page import learned
 from localgrad.report.fields import mapping
+from localgrad.report.page import MANY, render
 from localgrad.report.records import read_run, read_runs
 from localgrad.report.rules import Rule, rules
-from localgrad.report.tables import NOTHING, amount, columns
+from localgrad.report.tables import amount, columns
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-# The number of units from which a matrix needs more room.
-_MANY = 30
-
 
 def write_compare(
-    results: list[dict[str, object]], path: str | Path, *, title: str, command: str
+    results: list[dict[str, object]],
+    path: str | Path,
+    *,
+    title: str,
+    command: str,
+    analysed: Mapping[str, object] | None = None,
 ) -> None:
     """Write the page that compares rules.
 
@@ -30,6 +34,7 @@ def write_compare(
         path: the HTML file to write.
         title: heading of the page.
         command: what was typed to make the comparison.
+        analysed: what the rules have learned, as in ``analysis.json``; default: not known.
 
     Raises:
         LocalgradError: there are no results, or a key is missing; nothing is written.
@@ -37,11 +42,13 @@ def write_compare(
     """
     runs = read_runs(results)
     found = rules(runs)
+    looks = {rule.label: rule.look for rule in found}
+    groups = [] if analysed is None else analysis.read(analysed, looks)
     # Imported late: the command line must start without matplotlib.
     from localgrad.report import figures, strokes, svg
 
     with svg.drawing():
-        page = _render(
+        page = render(
             "compare.html.j2",
             title=title,
             lead=words.lead(found),
@@ -52,11 +59,15 @@ def write_compare(
             relative=any(rule.ratio("activation_memory") for rule in found),
             curves=figures.curves(found) if any(run.curve for run in runs) else None,
             exits=figures.exits(found),
+            early_exits=figures.early_exits(found),
+            saved=words.saved(found),
+            front=figures.front(found),
             memory=figures.memory(found),
             tradeoff=figures.tradeoff(found),
+            learned=None if analysed is None else learned(analysed, groups),
             seeds=max(len(rule.runs) for rule in found),
             reach=[_reach(rule, f"reach-{i}") for i, rule in enumerate(found)],
-            wide=max((len(rule.reach.units) for rule in found if rule.reach), default=0) > _MANY,
+            wide=max((len(rule.reach.units) for rule in found if rule.reach), default=0) > MANY,
             typed_too=words.commands(found, command),
             environments=words.environments(found),
         )
@@ -85,7 +96,7 @@ def write_run(
     from localgrad.report import figures, run_figures, svg
 
     with svg.drawing():
-        page = _render(
+        page = render(
             "run.html.j2",
             title=f"{run.label}: {run.network} on {run.data}",
             rule=rule,
@@ -95,6 +106,9 @@ def write_run(
             loss=run_figures.training_loss(rule),
             losses=run_figures.block_losses(rule),
             exits=figures.exits([rule]),
+            early_exits=figures.early_exits([rule]),
+            saved=words.saved([rule]),
+            memory=run_figures.memory_parts(rule),
             blocks=words.blocks(run),
             reach=[_reach(rule, "reach-0")],
             wide=True,
@@ -103,69 +117,6 @@ def write_run(
             environments=words.environments([rule]),
         )
     Path(path).write_text(page, encoding="utf-8")
-
-
-def write_analysis(data: dict[str, object], path: str | Path, *, title: str, command: str) -> None:
-    """Write the page of an analysis.
-
-    Args:
-        data: what ``localgrad analyse --json`` writes.
-        path: the HTML file to write.
-        title: heading of the page.
-        command: what was typed.
-
-    Raises:
-        LocalgradError: a key is missing or holds the wrong kind of value; nothing is written.
-    """
-    groups = analysis.read(data)
-    reference = analysis.reference(data)
-    from localgrad.report import analysis_figures, strokes, svg
-
-    with svg.drawing():
-        maps = [
-            (group.label, analysis_figures.similarity(group, reference, f"cka-{i}"))
-            for i, group in enumerate(groups)
-        ]
-        times = [
-            (group.label, analysis_figures.over_time(group, f"time-{i}"))
-            for i, group in enumerate(groups)
-        ]
-        page = _render(
-            "analysis.html.j2",
-            title=title,
-            lead=analysis.lead(groups),
-            legend=[(group.label, strokes.swatch(group.look)) for group in groups],
-            agreement=analysis_figures.agreement(groups),
-            probes=analysis_figures.probes(groups),
-            exits=analysis_figures.exits(groups),
-            saved=analysis.saved(groups),
-            inputs=f"{data['inputs']:,}",
-            reference=reference,
-            similarities=[(label, drawing) for label, drawing in maps if drawing is not None],
-            over_time=[(label, drawing) for label, drawing in times if drawing is not None],
-            command=command,
-            typed_too=[],
-            environments=[analysis.environment(data)],
-        )
-    Path(path).write_text(page, encoding="utf-8")
-
-
-def _render(template: str, **values: object) -> str:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    from localgrad.report.palette import variables
-
-    environment = Environment(
-        loader=PackageLoader("localgrad.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template(template).render(
-        light=variables(0), dark=variables(1), nothing=NOTHING, **values
-    )
-    return page.rstrip("\n") + "\n"
 
 
 def _legend(found: Sequence[Rule]) -> list[tuple[str, Markup, str]]:

@@ -20,6 +20,8 @@ _NUMBERS = (
     "peak_memory_bytes",
     "flops_per_image",
 )
+# What runs of before these were measured do not have.
+_YOUNGER = ("parameter_bytes", "optimizer_bytes")
 #: Of texts: how many bits a byte or character of the test part takes.
 BITS = ("bits_per_byte", "bits_per_char")
 
@@ -33,6 +35,21 @@ class Epoch:
     test_accuracy: float | None
     seconds: float | None
     losses: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class Saved:
+    """The cheapest exit at most one point less accurate than the network itself.
+
+    Attributes:
+        exit: index of the block.
+        accuracy: of its head, 0..1.
+        flops: of an answer from it, the network's own being 1.
+    """
+
+    exit: int
+    accuracy: float
+    flops: float
 
 
 @dataclass(frozen=True)
@@ -55,6 +72,10 @@ class Run:
     curve: tuple[Epoch, ...]
     reach: Reach | None
     inputs: str = "images"
+    exit_flops: tuple[float | None, ...] = ()
+    saved: Saved | None = None
+    machine: tuple[tuple[str, str], ...] = ()
+    date: str = ""
 
 
 def read_runs(results: object) -> list[Run]:
@@ -74,7 +95,10 @@ def _compared(item: object, where: str) -> Run:
     return read_run(
         data,
         where,
-        ratios={key: number(ratios, key, f"{where}: ratios") for key in RATIOS},
+        ratios={
+            **{key: number(ratios, key, f"{where}: ratios") for key in RATIOS},
+            "memory": optional(ratios.get("memory"), f"{where}: ratios"),
+        },
         curve=get(data, "curve", where),
         reach=get(data, "reach", where),
     )
@@ -92,7 +116,7 @@ def read_run(
     versions = mapping(get(data, "versions", where), f"{where}: versions")
     accuracy = sequence(get(data, "block_accuracy", where), f"{where}: block_accuracy")
     numbers = {key: number(data, key, where) for key in _NUMBERS}
-    numbers |= {key: number(data, key, where) for key in BITS if key in data}
+    numbers |= {key: number(data, key, where) for key in (*BITS, *_YOUNGER) if key in data}
     return Run(
         label=text(data, "label" if "label" in data else "method", where),
         method=text(data, "method", where),
@@ -113,7 +137,24 @@ def read_run(
         ),
         reach=None if reach is None else read_reach(reach, f"{where}: reach"),
         inputs=text(data, "inputs", where) if "inputs" in data else "images",
+        exit_flops=tuple(
+            optional(v, f"{where}: exit_flops")
+            for v in sequence(data.get("exit_flops", ()), f"{where}: exit_flops")
+        ),
+        saved=_saved(data.get("one_point_lower"), f"{where}: one_point_lower"),
+        machine=tuple((key, str(data[key])) for key in ("hardware", "platform") if data.get(key)),
+        date=str(data.get("date") or ""),
     )
+
+
+def _saved(value: object, where: str) -> Saved | None:
+    if value is None:
+        return None
+    data = mapping(value, where)
+    accuracy, flops = number(data, "accuracy", where), number(data, "flops", where)
+    if accuracy is None or flops is None:
+        return None
+    return Saved(whole(data, "exit", where), accuracy, flops)
 
 
 def _epoch(item: object, where: str) -> Epoch:

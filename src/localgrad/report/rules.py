@@ -73,6 +73,16 @@ class Rule:
         ]
         return [(k, row) for k, row in rows if row is not None]
 
+    def early_exits(self) -> list[tuple[float, Spread]]:
+        """(FLOPs in % of the whole network's, spread of the accuracy) of every exit, by FLOPs."""
+        flops = next((run.exit_flops for run in self.runs if run.exit_flops), ())
+        whole = flops[-1] if flops else None
+        if not whole:
+            return []
+        placed = [(flops[k] if k < len(flops) else None, value) for k, value in self.exits()]
+        known = [(100 * cost / whole, value) for cost, value in placed if cost is not None]
+        return sorted(known, key=lambda point: point[0])  # a deep head may cost more than a later
+
 
 def rules(runs: Sequence[Run]) -> list[Rule]:
     """Group the runs that differ by seed only; BP comes first, then BP with checkpointing.

@@ -8,7 +8,8 @@ from localgrad.report.figures import HEIGHT, WIDTH
 from localgrad.report.palette import token
 from localgrad.report.rules import Rule
 from localgrad.report.strokes import epochs, line
-from localgrad.report.svg import inline, plot
+from localgrad.report.svg import inline, plot, sheet
+from localgrad.report.tables import MIB
 
 
 def training_loss(rule: Rule, name: str = "loss") -> Markup | None:
@@ -46,3 +47,31 @@ def block_losses(rule: Rule, name: str = "losses") -> Markup | None:
     axes.set_ylabel("Local loss")
     text = f"{count} lines, the first block the lightest, the last block's in the text colour."
     return inline(figure, name, "Local loss of every block over epochs", text)
+
+
+def memory_parts(rule: Rule, name: str = "memory") -> Markup | None:
+    """What a step with its update holds at its peak, part by part, as bars."""
+    keys = "parameter_bytes", "optimizer_bytes", "peak_memory_bytes"
+    weights, state, total = (rule.runs[0].numbers.get(key) for key in keys)
+    if weights is None or state is None or not total:
+        return None
+    rest = total - weights - state
+    parts = [
+        ("Weights, heads included", weights),
+        ("Optimizer state", state),
+        ("Activations and gradients", rest),
+    ]
+    figure = sheet(WIDTH, 40 * len(parts))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(0, total), ylim=(len(parts) - 0.5, -0.5))
+    axes.set_axis_off()
+    left = 0.0
+    for row, (label, size) in enumerate(parts):
+        axes.barh(row + 0.22, total, 0.3, color=token("line"), alpha=0.45)
+        axes.barh(row + 0.22, size, 0.3, left=left, color=rule.look.colour, linewidth=0)
+        axes.text(0, row - 0.18, label, va="center", weight="bold")
+        shown = f"{size / MIB:,.1f} MiB  ·  {100 * size / total:.0f} %"
+        axes.text(total, row - 0.18, shown, va="center", ha="right")
+        left += size
+    text = "; ".join(f"{label} {size / MIB:.1f} MiB" for label, size in parts)
+    return inline(figure, name, "Peak memory of a step", text)

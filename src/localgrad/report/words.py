@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from localgrad.report.reach import Reach
 from localgrad.report.records import BITS, Run
-from localgrad.report.rules import Rule, Spread
+from localgrad.report.rules import Rule, Spread, spread
 from localgrad.report.tables import NOTHING, amount, mebibytes
 
 _SHOWN = 6
@@ -77,18 +77,48 @@ def _duration(seconds: Spread | None) -> str:
     return amount(seconds, 1 / 60, 1) + " min"
 
 
-def blocks(run: Run) -> list[tuple[str, str, str]]:
-    """(name, last loss, accuracy in percent) of every block."""
+def blocks(run: Run) -> list[tuple[str, str, str, str]]:
+    """(name, last loss, accuracy in percent, FLOPs of an answer in percent) of every block."""
     last = run.curve[-1].losses if run.curve else ()
+    flops = run.exit_flops
+    whole = (flops[-1] if flops else None) or 1.0
     named = run.reach.names if run.reach and len(run.reach.losses) == run.blocks else None
     return [
         (
             named[k] if named else f"loss {k}",
             _cell(last[k] if k < len(last) else None, "{:.4f}", 1),
             _cell(run.block_accuracy[k] if k < len(run.block_accuracy) else None, "{:.2f}", 100),
+            _cell(flops[k] if k < len(flops) else None, "{:.0f}", 100 / whole),
         )
         for k in range(run.blocks)
     ]
+
+
+def saved(found: Sequence[Rule]) -> list[tuple[str, ...]]:
+    """(rule, accuracy, exit, its accuracy, FLOPs saved) at a point less than the network's own.
+
+    All in percent, over the seeds, of the rules that have several exits.
+    """
+    rows: list[tuple[str, ...]] = []
+    for rule in found:
+        runs = [run for run in rule.runs if run.saved is not None]
+        each = [run.saved for run in runs if run.saved is not None]
+        if each and rule.blocks > 1:
+            rows.append(
+                (
+                    rule.label,
+                    amount(spread(run.numbers["test_accuracy"] for run in runs), 100),
+                    _range([one.exit for one in each]),
+                    amount(spread(one.accuracy for one in each), 100),
+                    amount(spread(1 - one.flops for one in each), 100, 0),
+                )
+            )
+    return rows
+
+
+def _range(exits: Sequence[int]) -> str:
+    first, last = min(exits), max(exits)
+    return str(first) if first == last else f"{first}\N{EN DASH}{last}"
 
 
 def _cell(value: float | None, form: str, scale: float) -> str:
@@ -116,15 +146,27 @@ def commands(found: Sequence[Rule], main: str) -> list[tuple[str, str]]:
 
 def environments(found: Sequence[Rule]) -> list[Mapping[str, object]]:
     """The different sets of versions, each with the runs that had it."""
-    groups: dict[tuple[str, tuple[tuple[str, str], ...]], list[str]] = {}
+    groups: dict[tuple[str, tuple[tuple[str, str], ...]], list[tuple[str, str]]] = {}
     for rule in found:
         for run in rule.runs:
             name = f"{rule.label}, seed {run.seed}"
-            groups.setdefault((run.commit, run.versions), []).append(name)
+            facts = (*run.machine, *run.versions)
+            groups.setdefault((run.commit, facts), []).append((name, run.date[:10]))
     return [
-        {"commit": commit, "versions": versions, "runs": names if len(groups) > 1 else []}
-        for (commit, versions), names in groups.items()
+        {
+            "commit": commit,
+            "versions": (*facts, *_dates([day for _, day in runs])),
+            "runs": [name for name, _ in runs] if len(groups) > 1 else [],
+        }
+        for (commit, facts), runs in groups.items()
     ]
+
+
+def _dates(days: Sequence[str]) -> list[tuple[str, str]]:
+    known = sorted({day for day in days if day})
+    if not known:
+        return []
+    return [("date", known[0] if len(known) == 1 else f"{known[0]} to {known[-1]}")]
 
 
 def _columns(units: Sequence[str]) -> str:

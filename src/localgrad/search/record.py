@@ -18,14 +18,13 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy import event
 
 from localgrad.data.order import seed_of
-from localgrad.decoupling import Decoupling
 from localgrad.errors import LocalgradError
 from localgrad.experiment.config import Config
 from localgrad.search.baselines import Baseline
 from localgrad.search.costs import Costs, identity
-from localgrad.search.fronts import Point, goes_on
 from localgrad.search.locks import locked
 from localgrad.search.space import Space
+from localgrad.search.task import Task
 
 FILE = "study.db"
 NAME = "search"
@@ -143,8 +142,9 @@ class Record:
         trials = self.trials()
         # a function of the seed and of what came before: a resumed search draws as a whole one
         drawn = [t for t in trials if {"index", "left out"} & t.user_attrs.keys()]
+        known = bool(drawn) and drawn[-1].user_attrs.get("left out") == "repeat"
         self.study.sampler = _sampler(
-            self.config.search.sampler,
+            "random" if known else self.config.search.sampler,  # a sampler may see but one place
             seed_of(seed, 1, sum("tries" not in t.user_attrs for t in drawn)) % 2**32,
         )
         if not any(trial.state == TrialState.WAITING for trial in trials):
@@ -156,20 +156,19 @@ class Record:
             return Task(self, trial, decoupling)
         key = identity(decoupling)
         counted = self.counted()
-        known = next((t for t in counted.values() if t.user_attrs["identity"] == key), None)
-        if known is not None:
-            self._leave_out(trial, "repeat", known)
+        if any(t.user_attrs["identity"] == key for t in counted.values()):
+            self._leave_out(trial, "repeat", TrialState.FAIL)
             return None
         try:
             cost = costs.of(decoupling)
         except LocalgradError as error:
-            self._leave_out(trial, f"cannot be built: {error}", None)
+            self._leave_out(trial, f"cannot be built: {error}", TrialState.PRUNED)
             return None
         trial.set_user_attr("memory", cost.memory)
         trial.set_user_attr("flops", cost.flops)
         budget = self.config.search.budget_bytes
         if budget is not None and cost.memory > budget:
-            self._leave_out(trial, "over budget", None)
+            self._leave_out(trial, "over budget", TrialState.PRUNED)
             return None
         trial.set_user_attr("identity", key)
         trial.set_user_attr("process", os.getpid())
@@ -187,15 +186,17 @@ class Record:
                 self.study.enqueue_trial(each["values"], user_attrs={"name": each["name"]})
                 return
 
-    def _leave_out(self, trial: Trial, why: str, known: FrozenTrial | None) -> None:
-        """End a trial without training it; the sampler learns what is known of it."""
+    def _leave_out(self, trial: Trial, why: str, state: TrialState) -> None:
+        """End a trial without training it.
+
+        Args:
+            trial: that was drawn.
+            why: kept with it.
+            state: pruned, which the sampler takes for bad; failed, from which it learns nothing. A
+                known decoupling must not count again: the sampler would draw little else.
+        """
         trial.set_user_attr("left out", why)
-        if known is not None and known.state == TrialState.COMPLETE:
-            self.study.tell(trial, known.values)
-        elif known is not None and known.state != TrialState.PRUNED:
-            self.study.tell(trial, state=TrialState.FAIL)
-        else:
-            self.study.tell(trial, state=TrialState.PRUNED)
+        self.study.tell(trial, state=state)
 
     def put_back(self, process: int | None = None) -> int:
         """Queue trials again whose process is gone; they go on from their checkpoints.
@@ -218,85 +219,10 @@ class Record:
         return len(lost)
 
 
-class Task:
-    """A trial to run.
-
-    Args:
-        record: that it is in.
-        trial: Optuna's.
-        decoupling: to train.
-    """
-
-    def __init__(self, record: Record, trial: Trial, decoupling: Decoupling) -> None:
-        self.record, self.trial, self.decoupling = record, trial, decoupling
-
-    @property
-    def index(self) -> int:
-        """Its number among the trials that are trained."""
-        return int(self.trial.user_attrs["index"])
-
-    @property
-    def seed(self) -> int:
-        """Of its weights, order and augmentation: a function of the search's seed and its index."""
-        return seed_of(self.record.config.seed, 2, self.index) % 2**31
-
-    @property
-    def folder(self) -> Path:
-        """Where it is trained."""
-        return self.record.folder / "trials" / f"{self.index:04d}"
-
-    def note(self, key: str, value: Any) -> None:
-        """Keep a fact of the trial."""
-        self.trial.set_user_attr(key, value)
-
-    def cost(self) -> float | None:
-        """Return what is weighed against accuracy."""
-        return cost_of(self.record.config, self.trial.user_attrs)
-
-    def goes_on(self, epoch: int, accuracy: float) -> bool:
-        """Note the accuracy at a rung, and say whether the trial is good enough to go on."""
-        key = f"rung {epoch}"
-        self.note(key, accuracy)
-        config = self.record.config
-        others = [
-            _point(trial.user_attrs[key], cost_of(config, trial.user_attrs))
-            for index, trial in self.record.counted().items()
-            if key in trial.user_attrs and index != self.index
-        ]
-        assert config.search.reduction is not None
-        return goes_on(_point(accuracy, self.cost()), others, config.search.reduction)
-
-    def complete(self, accuracy: float) -> None:
-        """End the trial with its result."""
-        cost = self.cost()
-        values = [accuracy] if cost is None else [accuracy, cost]
-        self.record.study.tell(self.trial, values)
-
-    def prune(self) -> None:
-        """End the trial early."""
-        self.record.study.tell(self.trial, state=TrialState.PRUNED)
-
-    def fail(self, reason: str) -> None:
-        """End the trial without a result."""
-        self.note("failed", reason)
-        self.record.study.tell(self.trial, state=TrialState.FAIL)
-
-
 def _fast(connection: Any, _: Any) -> None:
     """Let a write not wait for the disk: a killed process loses none, a power cut the last."""
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=NORMAL")
-
-
-def cost_of(config: Config, attributes: dict[str, Any]) -> float | None:
-    """Return a trial's second objective, less is better; None where there is none."""
-    key = {"memory": "memory", "flops": "flops", "time": "step seconds", "none": None}
-    name = key[config.search.cost]
-    return None if name is None else float(attributes[name])
-
-
-def _point(accuracy: float, cost: float | None) -> Point:
-    return (-accuracy,) if cost is None else (-accuracy, cost)
 
 
 def _sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:

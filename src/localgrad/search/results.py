@@ -10,7 +10,8 @@ from optuna.trial import FrozenTrial, TrialState
 from localgrad.decoupling import Decoupling
 from localgrad.experiment.config import Config
 from localgrad.search.fronts import ranks
-from localgrad.search.record import Record, cost_of
+from localgrad.search.record import Record
+from localgrad.search.task import cost_of
 
 _STATES = {
     TrialState.COMPLETE: "complete",

@@ -12,14 +12,16 @@ from typing import Any
 
 from localgrad.errors import LocalgradError
 from localgrad.experiment import environment
-from localgrad.experiment.build import find_device
-from localgrad.experiment.config import Choice, Config
+from localgrad.experiment.config import Config
 from localgrad.experiment.folder import RunFolder
+from localgrad.experiment.host import find_device
 from localgrad.experiment.loop import Interrupted
+from localgrad.experiment.options.kinds import Choice
 from localgrad.search.baselines import Baseline
 from localgrad.search.locks import locked
-from localgrad.search.record import Record, Task
+from localgrad.search.record import Record
 from localgrad.search.results import document
+from localgrad.search.task import Task
 from localgrad.search.trial import run_trial
 from localgrad.search.worker import WORKERS, Run, Subject, work, worker_process
 from localgrad.sizes import shown

@@ -14,7 +14,7 @@ from torch import Tensor
 from localgrad.chain import Chain
 from localgrad.decoupling import Block, Decoupling, Link, Part
 from localgrad.errors import LocalgradError
-from localgrad.experiment.search_options import SearchConfig
+from localgrad.experiment.options.search import SearchConfig
 from localgrad.heads import HEADS
 from localgrad.methods import AugLocal
 from localgrad.methods.blocks import spans

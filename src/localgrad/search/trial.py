@@ -14,11 +14,12 @@ import torch
 from localgrad.data import Dataset, TextDataset
 from localgrad.errors import LocalgradError
 from localgrad.experiment.build import build
-from localgrad.experiment.config import Config, read_options
+from localgrad.experiment.config import Config
 from localgrad.experiment.cost import time_steps
 from localgrad.experiment.folder import RunFolder
 from localgrad.experiment.loop import Watcher, train
-from localgrad.search.record import Task
+from localgrad.experiment.tree import read_options
+from localgrad.search.task import Task
 
 STEPS = 5  # timed, where time is weighed
 

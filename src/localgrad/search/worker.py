@@ -13,14 +13,17 @@ from torch import Tensor
 from localgrad.chain import Chain
 from localgrad.data import Dataset, TextDataset
 from localgrad.errors import LocalgradError
-from localgrad.experiment.build import build, load_data
-from localgrad.experiment.config import Choice, Config, build_config
+from localgrad.experiment.build import build
+from localgrad.experiment.building.data import load_data
+from localgrad.experiment.config import Config, build_config
 from localgrad.experiment.loop import Interrupted
+from localgrad.experiment.options.kinds import Choice
 from localgrad.search.baselines import Baseline, baselines
 from localgrad.search.costs import Costs
 from localgrad.search.locks import locked
-from localgrad.search.record import Record, Task
+from localgrad.search.record import Record
 from localgrad.search.space import Space
+from localgrad.search.task import Task
 from localgrad.search.trial import Rungs, finish, run_trial
 
 Run = Callable[[Task, Dataset | TextDataset, Rungs, Callable[[], bool]], dict[str, Any]]

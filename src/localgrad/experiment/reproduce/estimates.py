@@ -10,7 +10,7 @@ from typing import Any
 
 from localgrad.data import Dataset, TextDataset
 from localgrad.errors import LocalgradError
-from localgrad.experiment.build import load_data
+from localgrad.experiment.building.data import load_data
 from localgrad.experiment.config import Config
 from localgrad.experiment.folder import FREE, RunFolder
 from localgrad.experiment.reproduce.scaling import flat

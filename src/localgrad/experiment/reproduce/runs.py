@@ -12,11 +12,11 @@ import torch
 
 from localgrad.errors import LocalgradError
 from localgrad.experiment import environment
-from localgrad.experiment.build import build, find_device
+from localgrad.experiment.build import build
 from localgrad.experiment.compare import gather
 from localgrad.experiment.config import Config
 from localgrad.experiment.folder import RunFolder
-from localgrad.experiment.host import prepare
+from localgrad.experiment.host import find_device, prepare
 from localgrad.experiment.loop import Interrupted, Watcher, train
 from localgrad.experiment.reproduce.estimates import Estimate, Estimates, SharedData
 from localgrad.experiment.reproduce.scaling import run_config

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from localgrad.errors import LocalgradError
-from localgrad.experiment.config import Config, build_config, override
+from localgrad.experiment.config import Config, build_config
 from localgrad.experiment.folder import FREE
 from localgrad.experiment.reproduce.table import Row, Table
+from localgrad.experiment.tree import override
 
 #: What makes a row this row; to change it would be another row.
 _THE_ROW = (

@@ -9,8 +9,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from localgrad.errors import LocalgradError
-from localgrad.experiment.config import Choice, Config, build_config, sentence
-from localgrad.experiment.option_kinds import Count, Room
+from localgrad.experiment.config import Config, build_config, sentence
+from localgrad.experiment.options.kinds import Choice, Count, Room
 from localgrad.experiment.yaml_text import read_yaml
 
 FOLDER = Path(__file__).resolve().parents[2] / "recipes"

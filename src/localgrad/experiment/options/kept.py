@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from localgrad.experiment.option_kinds import Section
+from localgrad.experiment.options.kinds import Section
 
 
 class CheckpointConfig(Section):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from localgrad.experiment.option_kinds import Choice, Count, Part, Room, Section
+from localgrad.experiment.options.kinds import Choice, Count, Part, Room, Section
 from localgrad.sizes import read_bytes
 
 HEADS = (
