@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import reproduce_table
-from results_as import accuracy, architectures, cost, devices, processes, search, step
+from results_as import accuracy, architectures, cost, devices, processes, report, search, step
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = (
@@ -29,6 +29,7 @@ DOCUMENTS = (
     "docs/reproduce.md",
     "docs/search.md",
     "docs/processes.md",
+    "docs/runs.md",
 )
 TABLES: dict[str, Callable[[], str]] = {
     **accuracy.TABLES,
@@ -36,6 +37,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **cost.TABLES,
     **devices.TABLES,
     **processes.TABLES,
+    **report.TABLES,
     **search.TABLES,
     **step.TABLES,
     **reproduce_table.tables(),
