@@ -105,9 +105,11 @@ class Page(HTMLParser):
         return re.findall(r'<title id="[\w-]+-title">(.*?)</title>', self.html)
 
 
-def measured(seeds: int = 2, **options: int) -> list[Result]:
+def measured(
+    seeds: int = 2, labels: tuple[str, ...] = tuple(RULES), **options: int
+) -> list[Result]:
     """What runs of today have besides: ratios of memory, FLOPs of exits, the machine."""
-    found = seven(seeds, **options)
+    found = [item for item in seven(seeds, **options) if item["label"] in labels]
     for item in found:
         blocks = item["blocks"]
         item["ratios"]["memory"] = 0.5 + item["ratios"]["activation_memory"] / 2

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from command import compare, read
+from command import read
 from localgrad.experiment import analyse as module
 from localgrad.experiment import compare as room
 from localgrad.experiment.analyse import analyse
@@ -138,10 +138,3 @@ def test_a_summary_says_what_an_exit_saves(finished: Path) -> None:
         assert summary["optimizer_bytes"] == 4 * held  # SGD's momentum
         rest = summary["peak_memory_bytes"] - 8 * held
         assert rest >= summary["peak_activation_bytes"]
-
-
-def test_the_page_shows_it(tmp_path: Path) -> None:
-    assert compare(tmp_path / "x", "--quiet", blocks=3) == 0
-    page = (tmp_path / "x" / "compare.html").read_text(encoding="utf-8")
-    assert 'id="cka-1-title"' in page
-    assert "on 40 test images" in page
