@@ -116,6 +116,7 @@ def measured(
         item["exit_flops"] = [100 * (k + 1) for k in range(blocks)]
         cheapest = {"exit": max(blocks - 2, 0), "accuracy": 0.8, "flops": 1 - 0.25 * (blocks > 1)}
         item["one_point_lower"] = cheapest
+        item["head_parameters"] = 2345
         item |= {"parameter_bytes": 100 * 2**20, "optimizer_bytes": 200 * 2**20}
         item |= {"hardware": "a processor", "platform": "a system", "date": "2026-02-03T04:05:06"}
     return found

@@ -177,5 +177,7 @@ def test_a_run(tmp_path: Path) -> None:
         "Reach of DGL",
     ]
     assert "Loss 2's exit saves 25 % of the FLOPs of an answer at 80.00 % accuracy" in page.text
+    assert "<dt>Parameters</dt><dd>1,000</dd>" in page.html
+    assert "<dt>Parameters of heads</dt><dd>2,345</dd>" in page.html
     assert "Activations and gradients" in page.html
     assert "300.0 MiB  ·  50 %" in page.html
