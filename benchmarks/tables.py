@@ -15,7 +15,18 @@ from pathlib import Path
 
 import reproduce_table
 from localgrad import methods
-from results_as import accuracy, architectures, cost, devices, processes, rules, search, step
+from results_as import (
+    accuracy,
+    analysis,
+    architectures,
+    cost,
+    devices,
+    processes,
+    report,
+    rules,
+    search,
+    step,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = (
@@ -32,13 +43,17 @@ DOCUMENTS = (
     "docs/processes.md",
     "docs/rules/index.md",
     *(f"docs/rules/{rules.page(method)}" for method in methods.names()),
+    "docs/runs.md",
+    "docs/analysis.md",
 )
 TABLES: dict[str, Callable[[], str]] = {
     **accuracy.TABLES,
+    **analysis.TABLES,
     **architectures.TABLES,
     **cost.TABLES,
     **devices.TABLES,
     **processes.TABLES,
+    **report.TABLES,
     **rules.TABLES,
     **search.TABLES,
     **step.TABLES,

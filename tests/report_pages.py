@@ -105,15 +105,18 @@ class Page(HTMLParser):
         return re.findall(r'<title id="[\w-]+-title">(.*?)</title>', self.html)
 
 
-def measured(seeds: int = 2, **options: int) -> list[Result]:
+def measured(
+    seeds: int = 2, labels: tuple[str, ...] = tuple(RULES), **options: int
+) -> list[Result]:
     """What runs of today have besides: ratios of memory, FLOPs of exits, the machine."""
-    found = seven(seeds, **options)
+    found = [item for item in seven(seeds, **options) if item["label"] in labels]
     for item in found:
         blocks = item["blocks"]
         item["ratios"]["memory"] = 0.5 + item["ratios"]["activation_memory"] / 2
         item["exit_flops"] = [100 * (k + 1) for k in range(blocks)]
         cheapest = {"exit": max(blocks - 2, 0), "accuracy": 0.8, "flops": 1 - 0.25 * (blocks > 1)}
         item["one_point_lower"] = cheapest
+        item["head_parameters"] = 2345
         item |= {"parameter_bytes": 100 * 2**20, "optimizer_bytes": 200 * 2**20}
         item |= {"hardware": "a processor", "platform": "a system", "date": "2026-02-03T04:05:06"}
     return found

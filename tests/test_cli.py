@@ -56,7 +56,7 @@ def test_help_of_a_command_shows_every_option(command, capsys):
     shown = [line.split()[0][2:] for line in text.splitlines() if line.startswith("  --")]
     assert len(shown) == len(set(shown))
     options = {key for key, _ in keys() if COMMANDS[command].reads(key)}
-    comparing = {"methods", "seeds", "repeats"}
+    comparing = {"methods", "seeds", "repeats", "analyse"}
     for name, flag in FLAGS.items():
         if name not in comparing:  # an option of compare, which others only accept
             assert (name in shown) == (command in flag.commands or name in options)

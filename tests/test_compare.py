@@ -30,6 +30,7 @@ def test_files(finished):
     runs = {path.name for path in finished.iterdir() if path.is_dir()}
     assert runs == {"bp-s0", "bp-s1", "greedy-s0", "greedy-s1"}
     assert all((finished / run / "report.html").stat().st_size > 10_000 for run in runs)
+    assert "on 40 test images" in (finished / "compare.html").read_text()
 
 
 def test_results(finished):

@@ -68,6 +68,7 @@ def analyse(
         note(f"CKA: {run.experiment.label}, seed {run.experiment.config.seed}")
         values = _similarity(known, known if run is base else _grams(run, base, inputs))
         alike.append({"reference": reference, "run": number, "values": values})
+        del run  # before the next one is built
     return {
         "reference": reference,
         "inputs": min(inputs, len(base.experiment.data.test)),

@@ -21,7 +21,7 @@ _NUMBERS = (
     "flops_per_image",
 )
 # What runs of before these were measured do not have.
-_YOUNGER = ("parameter_bytes", "optimizer_bytes")
+_YOUNGER = ("head_parameters", "parameter_bytes", "optimizer_bytes")
 #: Of texts: how many bits a byte or character of the test part takes.
 BITS = ("bits_per_byte", "bits_per_char")
 

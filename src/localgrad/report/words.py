@@ -53,6 +53,7 @@ def facts(rule: Rule) -> list[tuple[str, str]]:
     """(name, value) of the numbers at the head of a run's page."""
     flops, inputs = rule.number("flops_per_image"), rule.runs[0].inputs
     bits = [(key, rule.number(key)) for key in BITS]
+    heads = rule.number("head_parameters")
     return [
         ("Test accuracy", amount(rule.number("test_accuracy"), 100) + " %"),
         *((_words(key), amount(value, 1, 3)) for key, value in bits if value is not None),
@@ -62,7 +63,8 @@ def facts(rule: Rule) -> list[tuple[str, str]]:
         ("Speed", amount(rule.number("images_per_second"), 1, 0) + f" {inputs}/s"),
         ("Training time", _duration(rule.number("train_seconds"))),
         (f"FLOPs per {inputs.removesuffix('s')}", amount(flops, 1e-6, 1) + " M"),
-        ("Parameters with heads", amount(rule.number("parameters"), 1, 0)),
+        ("Parameters", amount(rule.number("parameters"), 1, 0)),
+        *([] if heads is None else [("Parameters of heads", amount(heads, 1, 0))]),
         ("Losses", str(rule.blocks)),
     ]
 
