@@ -1,26 +1,21 @@
-"""Late links in several processes, and what every rank does; rank 0 writes what came out.
-
-Usage: late_cases.py bits|replicas|orders FOLDER BLOCKS DATA
-"""
+"""Late links in several processes, and what every rank does; rank 0 writes what came out."""
 
 from __future__ import annotations
 
 import itertools
-import multiprocessing
-import os
-import sys
 from collections.abc import Collection
 from pathlib import Path
 
 import torch
 
+from launcher import forked
 from localgrad import LocalLearner
 from localgrad.parallel import gathered
 from localgrad.parallel.late import LateLearner
 from localgrad.parallel.mesh import Mesh
 from localgrad.parallel.pipeline import ParallelLearner
 from localgrad.parallel.schedule import Schedule
-from parallel_processes import OPTIMIZERS, STEPS, batches, free_port, learner, rate, sgd
+from parallel_processes import OPTIMIZERS, STEPS, batches, learner, rate, sgd
 
 #: name: rule, optimizer, updates block by block, late links, steps after which training pauses
 CASES: dict[str, tuple[str, str, bool, bool | tuple[int, ...], tuple[int, ...]]] = {
@@ -128,31 +123,11 @@ def orders(mesh: Mesh, folder: Path) -> None:
 WHAT = {"bits": every_case, "replicas": replicas, "orders": orders}
 
 
-def one_process(
-    rank: int, size: int, port: int, what: str, folder: Path, blocks: int, data: int
-) -> None:
-    # what torchrun sets
-    os.environ.update(
-        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size),
-        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
-    )  # fmt: skip
-    torch.set_num_threads(1)
+def one_process(rank: int, what: str, folder: str, blocks: int, data: int) -> None:
     mesh = Mesh.start(blocks, data, "cpu", timeout=60)
-    WHAT[what](mesh, folder)
+    WHAT[what](mesh, Path(folder))
     mesh.close()
 
 
-if __name__ == "__main__":
-    what, folder = sys.argv[1], Path(sys.argv[2])
-    blocks, data = int(sys.argv[3]), int(sys.argv[4])
-    port, size = free_port(), blocks * data
-    context = multiprocessing.get_context("fork")  # the imports are paid for once
-    processes = [
-        context.Process(target=one_process, args=(rank, size, port, what, folder, blocks, data))
-        for rank in range(size)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    sys.exit(max(abs(process.exitcode or 0) for process in processes))
+def run(what: str, folder: str, blocks: int, data: int) -> list[int | None]:
+    return forked(one_process, blocks * data, what, folder, blocks, data)

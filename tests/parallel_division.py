@@ -1,29 +1,19 @@
-"""Two processes that divide the groups between them; each writes what it has found.
-
-Usage: parallel_division.py FOLDER
-"""
+"""Two processes that divide the groups between them; each writes what it has found."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import sys
 from pathlib import Path
 
 import torch
 
+from launcher import forked
 from localgrad import LocalgradError
 from localgrad.parallel.division import at_work
 from localgrad.parallel.mesh import Mesh
-from parallel_processes import batches, free_port, learner
+from parallel_processes import batches, learner
 
 
-def one_process(rank: int, port: int, folder: Path) -> None:
-    os.environ.update(
-        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2",
-        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
-    )  # fmt: skip
-    torch.set_num_threads(1)
+def one_process(rank: int, folder: str) -> None:
     mesh = Mesh.start(2, 1, "cpu", timeout=60)
     one = learner("backlink")
     x, y = batches()[0]
@@ -42,19 +32,9 @@ def one_process(rank: int, port: int, folder: Path) -> None:
     for name, value in one.state_dict().items():
         assert torch.equal(value, before[name]), name
     lines = [" ".join(map(str, ends)), " ".join(map(str, tight)), refused]
-    (folder / str(rank)).write_text("\n".join(lines), encoding="utf-8")
+    (Path(folder) / str(rank)).write_text("\n".join(lines), encoding="utf-8")
     mesh.close()
 
 
-if __name__ == "__main__":
-    port = free_port()
-    context = multiprocessing.get_context("fork")
-    processes = [
-        context.Process(target=one_process, args=(rank, port, Path(sys.argv[1])))
-        for rank in range(2)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    sys.exit(max(abs(process.exitcode or 0) for process in processes))
+def run(folder: str) -> list[int | None]:
+    return forked(one_process, 2, folder)

@@ -1,23 +1,19 @@
-"""Three processes that do not agree, and one that goes away; each writes what it is told.
-
-Usage: parallel_mistakes.py FOLDER HOW, where HOW is differ, die or hang
-"""
+"""Three processes that do not agree, and one that goes away; each writes what it is told."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from launcher import forked
 from localgrad import LocalgradError
 from localgrad.parallel.mesh import Mesh
 from localgrad.parallel.pipeline import ParallelLearner
-from parallel_processes import adamw, batches, free_port, learner
+from parallel_processes import adamw, batches, learner
 
 SIZE = 3
 
@@ -61,26 +57,13 @@ def lose(mesh: Mesh, how: str) -> list[str]:
     return [told(some)]
 
 
-def one_process(rank: int, port: int, folder: Path, how: str) -> None:
-    os.environ.update(
-        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(SIZE),
-        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
-    )  # fmt: skip
-    torch.set_num_threads(1)
+def one_process(rank: int, folder: str, how: str) -> None:
     mesh = Mesh.start(SIZE, 1, "cpu", timeout=1 if how == "hang" else 30)
     found = differ(mesh) if how == "differ" else lose(mesh, how)
-    (folder / str(rank)).write_text("\n".join(found), encoding="utf-8")
+    (Path(folder) / str(rank)).write_text("\n".join(found), encoding="utf-8")
     os._exit(0)  # the others may be gone: no farewell
 
 
-if __name__ == "__main__":
-    port = free_port()
-    context = multiprocessing.get_context("fork")
-    processes = [
-        context.Process(target=one_process, args=(rank, port, Path(sys.argv[1]), sys.argv[2]))
-        for rank in range(SIZE)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
+def run(folder: str, how: str) -> list[int | None]:
+    """Let three processes differ, or one of them die or hang."""
+    return forked(one_process, SIZE, folder, how)

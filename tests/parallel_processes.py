@@ -1,22 +1,15 @@
-"""Every rule in several processes; rank 0 writes the weights that they end with.
-
-Usage: parallel_processes.py FOLDER BLOCKS DATA
-"""
+"""Every rule in several processes; rank 0 writes the weights that they end with."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import socket
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch._dynamo  # optimizers import it, in each process anew
 from torch import Tensor, nn
 
+from launcher import forked
 from localgrad import LocalgradError, LocalLearner, decouple, methods
 from localgrad.parallel import gathered
 from localgrad.parallel.mesh import Mesh
@@ -167,35 +160,11 @@ def replicas(mesh: Mesh, folder: Path) -> None:
             torch.save(state, folder / f"{rule}.pt")
 
 
-def one_process(rank: int, size: int, port: int, folder: Path, blocks: int, data: int) -> None:
-    # what torchrun sets
-    os.environ.update(
-        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size),
-        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
-    )  # fmt: skip
-    torch.set_num_threads(1)
+def one_process(rank: int, folder: str, blocks: int, data: int) -> None:
     mesh = Mesh.start(blocks, data, "cpu", timeout=60)
-    (every_case if data == 1 else replicas)(mesh, folder)
+    (every_case if data == 1 else replicas)(mesh, Path(folder))
     mesh.close()
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-if __name__ == "__main__":
-    folder, blocks, data = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    port, size = free_port(), blocks * data
-    context = multiprocessing.get_context("fork")  # the imports are paid for once
-    processes = [
-        context.Process(target=one_process, args=(rank, size, port, folder, blocks, data))
-        for rank in range(size)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    sys.exit(max(abs(process.exitcode or 0) for process in processes))
+def run(folder: str, blocks: int, data: int) -> list[int | None]:
+    return forked(one_process, blocks * data, folder, blocks, data)

@@ -1,11 +1,8 @@
 """A command line in several processes, as torchrun starts it: with a store that outlives them.
 
-Reads cases from stdin, a list of ``{"size": processes, "what": WHAT, "words": [..]}``, and writes
-what came of each to stdout; all as JSON. The imports are paid for once.
-
-WHAT is ``RANK:HOW:BATCH``, what happens to a process after so many batches (a function below), or
-``stop:EPOCH``: all are interrupted after an epoch; or ``RANK:path:DIR``: it looks for data there;
-``-``: nothing. An exit code of -9 is that of a process that was killed.
+What happens is ``RANK:HOW:BATCH``, to a process after so many batches (a function below);
+``stop:EPOCH``, all are interrupted after an epoch; ``RANK:path:DIR``, it looks for data there; or
+``-``, nothing. An exit code of -9 is that of a process that was killed.
 """
 
 from __future__ import annotations
@@ -15,21 +12,14 @@ import multiprocessing
 import os
 import signal
 import sys
-import tempfile
 import time
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
-import conftest  # noqa: F401  torchvision's wheel, before anything imports it
-
-# isort: split
-import sklearn.datasets  # noqa: F401  before the processes part
 import torch
-import torch._dynamo
-import transformers.models.gpt2  # noqa: F401
 from torch import distributed as dist
 
-import localgrad.cli.train  # noqa: F401
 from localgrad import LocalgradError
 from localgrad.cli import main
 from localgrad.experiment.checkpoint import Position
@@ -37,8 +27,6 @@ from localgrad.experiment.loop import Watcher
 from localgrad.parallel import roll, voice
 
 LONGEST = 60.0  # seconds until what is left is killed
-roll.ANSWERS, roll.GRACE = 1.0, 1.0
-voice.ALIKE = 1.0
 
 
 def die() -> None:
@@ -98,12 +86,16 @@ def disturb(rank: int, what: str) -> None:
     Watcher.batch = batch  # type: ignore[method-assign]
 
 
-def one_process(rank: int, size: int, port: int, what: str, words: list[str]) -> None:
+def one_process(
+    rank: int, size: int, port: int, what: str, words: list[str], environment: dict[str, str]
+) -> None:
     os.environ.update(
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(port), TORCHELASTIC_USE_AGENT_STORE="True", TORCHELASTIC_RUN_ID="test",
     )  # fmt: skip
     torch.set_num_threads(1)
+    roll.ANSWERS, roll.GRACE, voice.ALIKE = 1.0, 1.0, 1.0
+    os.environ.update(environment)
     disturb(rank, what)
     code = main(words)
     sys.stdout.flush()
@@ -111,9 +103,21 @@ def one_process(rank: int, size: int, port: int, what: str, words: list[str]) ->
     os._exit(code)
 
 
-def run(case: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Run one case; return the exit codes, how many had to be killed, what was written."""
-    size, what = case["size"], case["what"]
+def run(
+    size: int, what: str, words: list[str], environment: dict[str, str], to: str
+) -> dict[str, Any]:
+    """Run a command line; return the exit codes, how many had to be killed, what was written.
+
+    Args:
+        size: number of processes.
+        what: happens to them.
+        words: the command line.
+        environment: in which they start, besides this one's.
+        to: folder that what they write goes to.
+    """
+    if "gpt" in words:
+        import transformers.models.gpt2  # noqa: F401  once for all
+    folder = Path(to)
     # in this process, as torchrun's: it outlives the others
     store = dist.TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
     with open(folder / "out", "wb") as out, open(folder / "err", "wb") as err:
@@ -121,7 +125,7 @@ def run(case: dict[str, Any], folder: Path) -> dict[str, Any]:
         def start(rank: int) -> None:
             os.dup2(out.fileno(), 1)
             os.dup2(err.fileno(), 2)
-            one_process(rank, size, store.port, what, case["words"])
+            one_process(rank, size, store.port, what, words, environment)
 
         context = multiprocessing.get_context("fork")
         processes = [context.Process(target=start, args=(rank,)) for rank in range(size)]
@@ -142,7 +146,23 @@ def run(case: dict[str, Any], folder: Path) -> dict[str, Any]:
     }
 
 
-if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as folder:
-        results = [run(case, Path(folder)) for case in json.load(sys.stdin)]
-    print(json.dumps(results))
+def run_several(cases: list[list[Any]], at_once: int = 3) -> list[dict[str, Any]]:
+    """Run command lines, some at the same time: most of them wait for others most of the time.
+
+    Args:
+        cases: arguments of :func:`run`.
+        at_once: how many.
+    """
+    context = multiprocessing.get_context("fork")
+    waiting, running = list(cases), list[Any]()
+    while waiting or running:
+        while waiting and len(running) < at_once:
+            running.append(context.Process(target=_keep, args=waiting.pop(0)))
+            running[-1].start()
+        connection.wait([one.sentinel for one in running])
+        running = [one for one in running if one.is_alive()]
+    return [json.loads((Path(to) / "found").read_text()) for *_, to in cases]
+
+
+def _keep(*case: Any) -> None:
+    (Path(case[-1]) / "found").write_text(json.dumps(run(*case)), encoding="utf-8")

@@ -26,6 +26,7 @@ from localgrad.experiment.config import build_config
 from localgrad.experiment.folder import RunFolder
 from localgrad.experiment.kept_checkpoints import KeptCheckpoints
 from localgrad.experiment.loop import Interrupted
+from localgrad.experiment.same_run import identity
 from localgrad.experiment.seal import SealError, check_seal, seal
 from localgrad.experiment.tree import override
 
@@ -448,7 +449,7 @@ def test_the_options_of_a_run_decide_which_it_is() -> None:
         tree: dict[str, Any] = {}
         for key, value in changed.items():
             override(tree, key, value)
-        return folder.identity(build_config(tree))
+        return identity(build_config(tree))
 
     assert of() == of(**{"data.path": "elsewhere", "threads": 3, "log.tensorboard": True})
     assert len({of(), of(seed=1), of(**{"network.name": "resnet32"}), of(epochs=11)}) == 4

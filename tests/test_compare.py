@@ -6,10 +6,10 @@ import pytest
 
 from command import COMPARE, compare, error_line, read, snapshot, train
 from localgrad.cli import main
-from localgrad.errors import LocalgradError
 from localgrad.experiment import compare as room
 from localgrad.experiment import loop
 from localgrad.experiment.config import build_config
+from localgrad.experiment.failures import RunsFailedError
 from localgrad.experiment.loop import Interrupted
 
 METHODS = ("backprop", "greedy")
@@ -134,25 +134,59 @@ def test_stop_and_resume(tmp_path):
         assert [e["losses"] for e in result["curve"]] == [e["losses"] for e in expected["curve"]]
 
 
-def test_a_run_that_fails_is_named_and_the_finished_ones_are_kept(tmp_path, monkeypatch):
+def diverging(monkeypatch, first, last):
+    """Let steps from one number to another have an infinite learning rate."""
     calls = []
     good = loop.learning_rate
 
     def bad(*given):
         calls.append(given)
-        return good(*given) if len(calls) <= 4 else math.inf  # 2 epochs of 2 batches of BP
+        return math.inf if first <= len(calls) <= last else good(*given)
 
     monkeypatch.setattr(loop, "learning_rate", bad)
-    with pytest.raises(LocalgradError) as caught:
-        in_python(tmp_path / "x")
-    assert str(caught.value).startswith("Greedy, seed 0: the ")
-    assert "finished runs are kept" in str(caught.value)
-    monkeypatch.setattr(loop, "learning_rate", good)
-    before = snapshot(tmp_path / "x" / "bp-s0")
-    (result,) = in_python(tmp_path / "x", methods=["backprop"])
-    assert result["label"] == "BP"
-    assert len(in_python(tmp_path / "x")) == 2
-    assert snapshot(tmp_path / "x" / "bp-s0") == before
+
+
+def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path, monkeypatch):
+    diverging(monkeypatch, 5, 5)  # after 2 epochs of 2 batches of BP: greedy
+    with pytest.raises(RunsFailedError, match=r"^1 of 3 runs failed: Greedy, seed 0 \(the ") as one:
+        in_python(tmp_path / "x", methods=["backprop", "greedy", "dgl"])
+    results = read(tmp_path / "x" / "compare.json")
+    assert [result["label"] for result in results] == ["BP", "DGL"]
+    assert one.value.results == results
+    assert set(one.value.failed) == {"Greedy, seed 0"}
+    before = {name: snapshot(tmp_path / "x" / name) for name in ("bp-s0", "dgl-s0")}
+    monkeypatch.undo()
+    again = in_python(tmp_path / "x", methods=["backprop", "greedy", "dgl"])
+    assert [result["label"] for result in again] == ["BP", "Greedy", "DGL"]
+    assert {name: snapshot(tmp_path / "x" / name) for name in before} == before
+    whole = in_python(tmp_path / "whole", methods=["greedy"])
+    assert again[1]["test_accuracy"] == whole[0]["test_accuracy"]
+
+
+def test_command_with_a_run_that_fails(tmp_path, monkeypatch, capsys):
+    out = tmp_path / "x"
+    diverging(monkeypatch, 3, 3)  # after 2 batches of BP
+    assert compare(out, blocks=2) == 1
+    printed = capsys.readouterr()
+    (line,) = [line for line in printed.out.splitlines() if line.startswith("failed: ")]
+    assert line.startswith("failed: Greedy, seed 0: the ")
+    assert "lower --optimizer.lr" in line
+    assert printed.err.startswith("error: 1 of 2 runs failed: Greedy, seed 0 (the ")
+    assert printed.err.endswith("--resume tries again\n")
+    assert printed.err.count("\n") == 1
+    assert [row.split()[0] for row in printed.out.splitlines() if "MiB" in row] == ["BP"]
+    assert (out / "compare.html").stat().st_size > 10_000
+    assert [run["label"] for run in read(out / "compare.json")] == ["BP"]
+    monkeypatch.undo()
+    assert main(["compare", "--out", str(out), "--resume", "--quiet"]) == 0
+    assert [run["label"] for run in read(out / "compare.json")] == ["BP", "Greedy"]
+
+
+def test_command_with_no_run_that_comes_to_its_end(tmp_path, monkeypatch, capsys):
+    diverging(monkeypatch, 1, 99)
+    assert compare(tmp_path / "x", "--quiet") == 1
+    assert "error: 2 of 2 runs failed: BP, seed 0 (the " in capsys.readouterr().err
+    assert not (tmp_path / "x" / "compare.json").exists()
 
 
 # --- mistakes

@@ -357,6 +357,16 @@ def test_digits_splits_the_whole_set():
     assert digits.std == pytest.approx((pixels.std().item(),), rel=1e-4)
 
 
+def test_digits_without_the_file_of_scikit_learn(monkeypatch):
+    """Where another version keeps it elsewhere, scikit-learn is asked."""
+    whole = data.load("digits")
+    monkeypatch.setattr(data.digits, "find_spec", lambda name: None)
+    again = data.load("digits")
+    for part, other in ((whole.train, again.train), (whole.test, again.test)):
+        assert torch.equal(part.images, other.images)
+        assert torch.equal(part.labels, other.labels)
+
+
 def test_digits_are_the_same_every_time_and_limits_keep_the_statistics():
     digits, again = data.load("digits"), data.load("digits", limit=100, test_limit=50)
     assert torch.equal(digits.train.images[:100], again.train.images)

@@ -17,7 +17,7 @@ from localgrad import Decoupling, methods
 from localgrad.cli import main
 from localgrad.data import load
 from localgrad.errors import LocalgradError
-from localgrad.experiment import checkpoint, loop, precision
+from localgrad.experiment import checkpoint, finite, loop, precision
 from localgrad.experiment.build import build
 from localgrad.experiment.config import build_config
 from localgrad.experiment.folder import RunFolder
@@ -382,7 +382,7 @@ def test_losses_seen_late_name_the_right_batch(tmp_path, monkeypatch):
     position = checkpoint.Position(batch=7, losses=[0.0, 0.0])
     pending = [torch.ones(2), torch.tensor([1.0, math.nan]), torch.tensor([math.nan, 1.0])]
     with pytest.raises(LocalgradError, match="loss of block 1 is not finite in epoch 1, batch 6"):
-        loop._settle(pending, position)
+        finite.settle_losses(pending, position)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limit on file sizes")

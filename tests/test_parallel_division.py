@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -13,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import launcher
 from localgrad import LocalgradError
 from localgrad.experiment.config import build_config
 from localgrad.learner import LocalLearner
@@ -23,7 +21,6 @@ from localgrad.parallel.part_memory import part_memory
 from localgrad.partition import smallest_maximum
 from parallel_processes import batches, learner
 
-SCRIPT = Path(__file__).parent / "parallel_division.py"
 SGD = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
 
 
@@ -157,11 +154,7 @@ def test_a_memory_that_is_none(given: str | int) -> None:
 
 
 def test_processes_agree_and_stay_as_they_were(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(tmp_path)],
-        capture_output=True, text=True, timeout=120, env=dict(os.environ),
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert launcher.call("parallel_division", "run", tmp_path) == [0, 0]
     first, *others = [path.read_text(encoding="utf-8") for path in sorted(tmp_path.iterdir())]
     assert others == [first]
     ends, tight, refused = first.splitlines()

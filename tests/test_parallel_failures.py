@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from types import SimpleNamespace
 from typing import Any
@@ -66,18 +65,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, SimpleNamespace]
         cases[what + message] = size, what, {**grid, "parallel.timeout": waits}
     for what, changed, message in REFUSED:
         cases[what + message] = 2, what.replace("path:", f"path:{folder}/"), changed
-    before = os.environ.get("LOCALGRAD_DATA")
-    os.environ["LOCALGRAD_DATA"] = str(folder / "here")
     given = [
         (size, what, {**changed, "out": folder / f"run{number}"}, [])
         for number, (size, what, changed) in enumerate(cases.values())
     ]
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LOCALGRAD_DATA", str(folder / "here"))
         found = together(*given)
-    finally:
-        os.environ.pop("LOCALGRAD_DATA")
-        if before is not None:
-            os.environ["LOCALGRAD_DATA"] = before
     for number, run in enumerate(found):
         run.folder = folder / f"run{number}"
     return dict(zip(cases, found, strict=True))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import late_cases
+import launcher
 import localgrad
 from late_cases import CASES, alone
 from localgrad import LocalgradError, LocalLearner
@@ -26,8 +25,6 @@ from parallel_processes import batches, learner, sgd
 from oracle import linked_parameters, oracle_gradients
 from zoo import batch, build
 
-SCRIPT = Path(__file__).parent / "late_cases.py"
-
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Any:
@@ -38,9 +35,7 @@ def one_thread() -> Any:
 
 
 def run(what: str, folder: Path, blocks: int, data: int) -> None:
-    command = [sys.executable, str(SCRIPT), what, str(folder), str(blocks), str(data)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert launcher.call("late_cases", "run", what, folder, blocks, data) == [0] * (blocks * data)
 
 
 # --- several processes are one

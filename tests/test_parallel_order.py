@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import itertools
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+import launcher
 from late_cases import ORDERS, SHORT
 from localgrad.parallel.builders import local
 from localgrad.parallel.schedule import Schedule
 from parallel_processes import learner
 
-SCRIPT = Path(__file__).parent / "late_cases.py"
-
 
 @pytest.mark.parametrize(("blocks", "data"), [(2, 1), (4, 1), (2, 2)])
 def test_processes_do_what_the_schedule_says(blocks: int, data: int, tmp_path: Path) -> None:
-    command = [sys.executable, str(SCRIPT), "orders", str(tmp_path), str(blocks), str(data)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    found = launcher.call("late_cases", "run", "orders", tmp_path, blocks, data)
+    assert found == [0] * (blocks * data)
     for name, (rule, late) in ORDERS.items():
         found = Schedule.load(tmp_path / f"{name}.json")  # one that has no problems
         whole = learner(rule)

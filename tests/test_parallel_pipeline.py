@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+import launcher
 from localgrad import LocalgradError
 from localgrad.parallel import division, share
 from localgrad.parallel.form import Form
@@ -19,13 +18,9 @@ from localgrad.parallel.mesh import Mesh
 from localgrad.parallel.replicas import rows
 from parallel_processes import CASES, OPTIMIZERS, REPLICATED, batches, learner, sgd, trained_alone
 
-SCRIPT = Path(__file__).parent / "parallel_processes.py"
-
 
 def run(folder: Path, blocks: int, data: int) -> None:
-    command = [sys.executable, str(SCRIPT), str(folder), str(blocks), str(data)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert launcher.call("parallel_processes", "run", folder, blocks, data) == [0] * (blocks * data)
 
 
 @pytest.fixture(scope="module", params=[2, 4])
@@ -85,8 +80,7 @@ def test_replicas(tmp_path: Path) -> None:
 
 def mistakes(folder: Path, how: str) -> list[list[str]]:
     """Return what each of three processes was told; nothing of the one that went away."""
-    script = Path(__file__).parent / "parallel_mistakes.py"
-    subprocess.run([sys.executable, str(script), str(folder), how], check=True, timeout=120)
+    launcher.call("parallel_mistakes", "run", folder, how)
     return [path.read_text(encoding="utf-8").splitlines() for path in sorted(folder.iterdir())]
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import os
 import shutil
-import subprocess
-import sys
+import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+import launcher
 from command import SMALL, error_line, metrics, read, words
 from localgrad import LocalgradError
 from localgrad.cli import main
@@ -32,18 +33,15 @@ OPTIONS: dict[str, Any] = {
 
 def together(*cases: tuple[int, str, dict[str, Any], list[str]]) -> list[SimpleNamespace]:
     """Run ``train`` in several processes: how many, what happens, options, more words."""
-    script = Path(__file__).parent / "parallel_training.py"
-    given = [
-        {"size": size, "what": what,
-         "words": ["train", *words({**OPTIONS, **changed}), "--quiet", *more]}
-        for size, what, changed, more in cases
-    ]  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, str(script)], input=json.dumps(given),
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return [SimpleNamespace(**found) for found in json.loads(done.stdout.splitlines()[-1])]
+    environment = {k: v for k, v in os.environ.items() if k == "LOCALGRAD_DATA"}
+    with ExitStack() as folders:
+        given = [
+            (size, what, ["train", *words({**OPTIONS, **changed}), "--quiet", *more], environment,
+             folders.enter_context(tempfile.TemporaryDirectory()))
+            for size, what, changed, more in cases
+        ]  # fmt: skip
+        found = launcher.call("parallel_training", "run_several", given)
+    return [SimpleNamespace(**one) for one in found]
 
 
 def train(out: Path, *more: str, **changed: Any) -> int:

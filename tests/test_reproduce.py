@@ -364,6 +364,34 @@ def test_a_row_that_fails_is_named_and_the_others_go_on(tmp_path: Path, monkeypa
     report = world.go()
     assert world.ran == ["bp0", "lost0"]
     assert left(report) == [("greedy", 0, "failed: the loss of block 1 is not finite")]
+    assert report.failed == {"greedy seed 0": "the loss of block 1 is not finite"}
+    assert "failed: greedy seed 0: the loss of block 1 is not finite" in world.notes
+    monkeypatch.setattr(runs, "_train", good)
+    again = world.go()
+    assert (len(again.finished), again.failed) == (3, {})
+
+
+def test_command_with_a_row_that_fails(
+    digits: str, tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    good = runs.train
+
+    def bad(experiment: Any, *rest: Any, **given: Any) -> Any:
+        if experiment.label == "Greedy":
+            raise LocalgradError("the loss of block 1 is not finite")
+        return good(experiment, *rest, **given)
+
+    monkeypatch.setattr(runs, "train", bad)
+    assert run(digits, tmp_path / "x", "--quiet", "--rows", "bp,greedy") == 1
+    expected = (
+        "error: 1 of 2 runs failed: greedy seed 0 (the loss of block 1 is not finite); --resume "
+        "tries again\n"
+    )
+    assert capsys.readouterr().err == expected
+    assert [row["row"] for row in read(tmp_path / "x" / "reproduce.json")["rows"]] == ["bp"]
+    assert run(digits, tmp_path / "y", "--quiet", "--rows", "greedy") == 1
+    assert "error: 1 of 1 runs failed: greedy seed 0" in capsys.readouterr().err
+    assert not (tmp_path / "y" / "reproduce.json").exists()
 
 
 def test_rows_without_their_data_are_left_out(tmp_path: Path, monkeypatch: Any) -> None:

@@ -1,5 +1,8 @@
 """Train any network in blocks with local gradients instead of one global back-propagation."""
 
+from localgrad import starting as starting  # first: Ctrl-C while torch is imported
+
+# isort: split
 from importlib import import_module
 from typing import Any
 

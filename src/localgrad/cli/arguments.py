@@ -11,7 +11,7 @@ from typing import Any, get_args, get_origin
 from localgrad.cli.commands import COMMANDS, FLAGS
 from localgrad.errors import LocalgradError
 from localgrad.experiment.config import build_config, keys
-from localgrad.experiment.folder import FREE
+from localgrad.experiment.same_run import FREE
 from localgrad.experiment.tree import override, read_options
 from localgrad.experiment.yaml_text import loads
 

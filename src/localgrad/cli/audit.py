@@ -11,7 +11,7 @@ from localgrad.errors import LocalgradError
 from localgrad.experiment.build import build
 from localgrad.experiment.config import Config
 from localgrad.experiment.cost import first_batch
-from localgrad.experiment.folder import cannot_write
+from localgrad.experiment.whole_file import cannot_write
 
 
 def run(config: Config, flags: dict[str, Any], command: str) -> int:

@@ -12,9 +12,9 @@ from localgrad.experiment import environment
 from localgrad.experiment.bench import Bench, bench, reasons
 from localgrad.experiment.bench_case import Row
 from localgrad.experiment.config import Config
-from localgrad.experiment.folder import cannot_write
 from localgrad.experiment.host import find_device
 from localgrad.experiment.made_up import read_count, read_shape
+from localgrad.experiment.whole_file import cannot_write
 from localgrad.report.pareto import front
 
 BATCH = "128"

@@ -15,6 +15,7 @@ from localgrad.cli.json_file import check_writable, write_json
 from localgrad.cli.page import write_compare_page, write_run_page
 from localgrad.experiment.compare import compare, plan
 from localgrad.experiment.config import Config
+from localgrad.experiment.failures import FAILED, RunsFailedError
 from localgrad.experiment.folder import RunFolder
 from localgrad.experiment.loop import Interrupted, Watcher
 
@@ -38,21 +39,30 @@ def run(config: Config, flags: dict[str, Any], command: str) -> int:
             print(text, flush=True)
 
     with stop_at_signal() as stop, progress or nullcontext():
+        failed = None
         try:
             results = compare(config, out, resume, watch, stop, note, command)
+        except RunsFailedError as error:
+            results, failed = error.results, str(error)
         except Interrupted:
             where = shlex.quote(str(out))
             print(f"stopped; go on with: localgrad compare --out {where} --resume", file=sys.stderr)
             return 130
+    if failed is not None:
+        print(f"error: {failed}", file=sys.stderr)
+    if not results:
+        return FAILED
     title = title_of(results)
     print(title)
     print(show.table(rows(results)))
-    for run_config, result in zip(plan(config, out), results, strict=True):
-        write_run_page(RunFolder(str(run_config.out)), result)
+    folders = [RunFolder(str(run_config.out)) for run_config in plan(config, out)]
+    finished = [folder for folder in folders if folder.finished]
+    for folder, result in zip(finished, results, strict=True):
+        write_run_page(folder, result)
     page = write_compare_page(RunFolder(out), results, title, command)
     print(f"wrote {out}: compare.json, {page}")
     write_json(flags.get("json"), results)
-    return 0
+    return 0 if failed is None else FAILED
 
 
 def title_of(results: list[dict[str, Any]]) -> str:

@@ -32,7 +32,7 @@ def _overview() -> str:
     lines += [_row(name, command.text) for name, command in COMMANDS.items()]
     lines += ["", "localgrad COMMAND --help shows the options of a command.", "", "examples"]
     lines += [f"  {command.example}" for command in COMMANDS.values()]
-    lines += ["", "exit codes: 0 done; 1 audit found a reach other than the declared one;"]
+    lines += ["", "exit codes: 0 done; 1 audit found another reach, or a run of several failed;"]
     lines += ["2 a mistake in what was asked, in one line on stderr; 130 stopped, state saved"]
     return "\n".join(lines)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from localgrad.errors import LocalgradError
-from localgrad.experiment.folder import atomically
+from localgrad.experiment.whole_file import atomically
 
 
 def check_writable(path: str | None) -> None:

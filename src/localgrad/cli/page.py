@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from localgrad.experiment.folder import RunFolder, cannot_write
+from localgrad.experiment.folder import RunFolder
+from localgrad.experiment.whole_file import cannot_write
 
 
 def write_page(path: Path, write: Callable[[Any], None]) -> str:

@@ -17,6 +17,7 @@ from localgrad.cli.show_reproduce import found_text, rows_text, tables_text
 from localgrad.errors import LocalgradError
 from localgrad.experiment import environment
 from localgrad.experiment.compare import slug
+from localgrad.experiment.failures import FAILED, failed_line
 from localgrad.experiment.folder import RunFolder
 from localgrad.experiment.host import find_device, prepare
 from localgrad.experiment.loop import Interrupted, Watcher
@@ -63,11 +64,16 @@ def run(arguments: Arguments, command: str) -> int:
             again = shlex.join(_to_resume(command, given, out))
             print(f"stopped; go on with: {again}", file=sys.stderr)
             return 130
+    code = 0
+    if report.failed:
+        code = FAILED
+        print(f"error: {failed_line(report.failed, len(jobs))}", file=sys.stderr)
     if not report.finished:
         for line in report.left_out:
             print(f"left out: {line['row']}: {line['reason']}")
-        print("no run is finished yet", file=sys.stderr)
-        return 0
+        if not report.failed:
+            print("no run is finished yet", file=sys.stderr)
+        return code
     asked = {job.row.name for job in jobs}
     others = [row for row in chosen.rows if row.name not in asked]
     beside = [job for job in jobs_of(others, seeds, changes, out) if job.folder.finished]
@@ -82,7 +88,7 @@ def run(arguments: Arguments, command: str) -> int:
         store.merge(kept, chosen, found)
         print(f"wrote {kept}")
     write_json(flags.get("json"), found)
-    return 0
+    return code
 
 
 def _list(name: str | None, flags: dict[str, Any]) -> int:

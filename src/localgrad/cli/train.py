@@ -59,7 +59,7 @@ def run(config: Config, flags: dict[str, Any], command: str) -> int:
         if mesh is not None and mesh.rank != 0:
             folder, quiet = OthersFolder(where), True
         progress = show.progress_bar(quiet)
-        with progress or nullcontext():
+        with progress or nullcontext(), folder.alone():
             experiment = build(config, mesh=mesh, decoupling=finished)
             watcher = None if quiet else show.Bar(label, progress, config.data.inputs)
             try:

@@ -16,8 +16,8 @@ from localgrad.cli.json_file import check_writable, write_json
 from localgrad.errors import LocalgradError
 from localgrad.experiment import decoupling_file, environment
 from localgrad.experiment.config import Config
-from localgrad.experiment.folder import atomically
 from localgrad.experiment.made_up import MadeUp, make, read_count, read_shape
+from localgrad.experiment.whole_file import atomically
 from localgrad.search import Transferred, transfer
 
 BATCH = "128"

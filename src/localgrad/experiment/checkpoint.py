@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from localgrad.errors import LocalgradError
-from localgrad.experiment.folder import atomically
 from localgrad.experiment.seal import check_seal, seal
+from localgrad.experiment.whole_file import atomically
 from localgrad.parallel.late import put_back
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import statistics
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from localgrad.experiment.building.data import load_data
 from localgrad.experiment.building.method import build_method
 from localgrad.experiment.config import Config
 from localgrad.experiment.cost import time_ratios, time_steps
+from localgrad.experiment.failures import RunsFailedError, why_failed
 from localgrad.experiment.folder import RunFolder
 from localgrad.experiment.loop import Interrupted, Watcher, train
 from localgrad.experiment.options.kinds import Choice
@@ -105,11 +107,25 @@ def compare(
         ``compare.json``.
 
     Raises:
-        LocalgradError: a run cannot be built or fails; it is named, and finished runs are kept.
+        LocalgradError: a run cannot be built, or another process is in ``out``.
+        RunsFailedError: some runs failed; the others are in it, and in ``compare.json``.
         Interrupted: after saving, where ``stop`` asked for it.
     """
-    runs = plan(config, out)
     root = RunFolder(out)
+    with root.alone():
+        return _compared(config, root, resume, watch, stop, note, command)
+
+
+def _compared(
+    config: Config,
+    root: RunFolder,
+    resume: bool,
+    watch: Callable[[str, int, int], Watcher],
+    stop: Callable[[], bool],
+    note: Callable[[str], Any],
+    command: str | None,
+) -> list[dict[str, Any]]:
+    runs = plan(config, root.path)
     root.check(config, resume)
     folders = [RunFolder(str(run.out)) for run in runs]
     for folder, run in zip(folders, runs, strict=True):
@@ -124,31 +140,39 @@ def compare(
         if timing is None:
             timing = _measured_timing(experiments, config.repeats, root, note, stop)
         del experiments
-    results = []
+    results, failed = [], {}
     for number, (folder, run) in enumerate(zip(folders, runs, strict=True), start=1):
         label = label_of(run.method)
         if not folder.finished:
-            # the data is loaded once and shared; the learner is built anew, from its own seed
-            experiment = _build(run, data)
-            try:
-                watcher = watch(label, number, len(runs))
-                train(experiment, folder, watcher, resume, stop, timing[label], command)
-            except LocalgradError as error:
-                raise LocalgradError(
-                    f"{label}, seed {run.seed}: {error} (finished runs are kept: go on by "
-                    "--resume, with this rule left out of methods if need be)"
-                ) from error
+            given = (watch(label, number, len(runs)), resume, stop, timing[label], command)
+            why = why_failed(partial(_train, run, data, folder, *given))
+            if why is not None:
+                failed[f"{label}, seed {run.seed}"] = why
+                note(f"failed: {label}, seed {run.seed}: {why}")
+                continue
         results.append({**gather(folder), "time_ratio": timing[label]})
     add_ratios(results)
-    root.write_json("compare.json", results)
-    first = {label_of(run.method): Path(str(run.out)) for run in runs if run.seed == runs[0].seed}
-    learned.write(root, first, config.analyse, data, note, lambda: _tick(stop), command)
+    if results:
+        root.write_json("compare.json", results)
+        first = {
+            label_of(run.method): folder.path
+            for run, folder in zip(runs, folders, strict=True)
+            if run.seed == runs[0].seed and folder.finished
+        }
+        learned.write(root, first, config.analyse, data, note, lambda: _tick(stop), command)
+    if failed:
+        raise RunsFailedError(failed, len(runs), results)
     return results
 
 
 def _tick(stop: Callable[[], bool]) -> None:
     if stop():
         raise Interrupted
+
+
+def _train(run: Config, data: Dataset | TextDataset | None, folder: RunFolder, *given: Any) -> None:
+    # the data is loaded once and shared; the learner is built anew, from its own seed
+    train(build(run, data), folder, *given)
 
 
 def _build(run: Config, data: Dataset | TextDataset | None) -> Experiment:

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from localgrad.errors import LocalgradError
 from localgrad.experiment.config import Config, to_yaml
-from localgrad.experiment.yaml_text import loads, read_yaml
+from localgrad.experiment.locks import HOLDER, locked
+from localgrad.experiment.same_run import check_same
+from localgrad.experiment.whole_file import atomically, cannot_write
 
-# what may differ between a run and its resumption: it changes no number already reached
-FREE = (
-    *("out", "device", "threads", "checkpoint_every", "methods", "seeds", "repeats"),
-    *("checkpoint.keep", "log.tensorboard", "log.trackio", "log.wandb", "log.agreement"),
-    *("data.path", "data.workers", "data.prefetch", "analyse"),
-    *("parallel.blocks", "parallel.data", "parallel.timeout", "parallel.memory"),
-    *("search.trials", "search.processes"),
-)
+LOCK = ".lock"  # there while a process fills the folder
 _OURS = ("summary.json", "metrics.jsonl", "model.safetensors", "compare.json", "checkpoint/last.pt")
 
 
@@ -32,6 +26,8 @@ class RunFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self._alone: ExitStack | None = None  # what keeps others out, while they are to be
+        self._locked = False
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
@@ -45,6 +41,45 @@ class RunFolder:
     def finished(self) -> bool:
         """Whether the run came to its end."""
         return (self / "summary.json").exists()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other processes out of the folder until the block ends.
+
+        One that is not there yet stays so, and is locked once it is made.
+
+        Raises:
+            LocalgradError: another process is in it.
+        """
+        if self._alone is not None or not self.writes:  # within such a block; or not by this one
+            yield
+            return
+        with ExitStack() as self._alone:
+            try:
+                if self.path.is_dir():
+                    self._lock()
+                yield
+            finally:
+                self._alone, self._locked = None, False
+
+    def _lock(self) -> None:
+        if self._alone is None or self._locked:
+            return
+        busy = f"{self.path} is in use by {HOLDER}: wait until it has ended, or give another --out"
+        self._alone.enter_context(locked(self / LOCK, seconds=0, busy=busy, stays=False))
+        self._locked = True
+
+    def make(self) -> None:
+        """Make the folder; within :meth:`alone`, keep others out from now on.
+
+        Raises:
+            LocalgradError: it cannot be made, or another process is in it.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
+        self._lock()
 
     def check(self, config: Config, resume: bool) -> None:
         """Find out whether a run of ``config`` may go here; change nothing.
@@ -62,7 +97,7 @@ class RunFolder:
                         f"{self.path} holds a run already: go on with it by --resume, or give "
                         "another --out"
                     )
-                self._check_same(config)
+                check_same(self.path, config)
             else:
                 found = [name for name in _OURS if (self / name).exists()]
                 if found:
@@ -80,8 +115,11 @@ class RunFolder:
                 too little room.
         """
         self.check(config, resume)
+        late = self._alone is not None and not self._locked
+        self.make()
+        if late:  # another process may have begun a run since the folder was looked at
+            self.check(config, resume=False)
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
             free = shutil.disk_usage(self.path).free
         except OSError as error:
             raise cannot_write(self.path, error) from error
@@ -91,33 +129,6 @@ class RunFolder:
                 f"{needed_bytes / 2**20:.0f} MiB: make room or give another --out"
             )
         self.write("config.yaml", to_yaml(config))
-
-    def _check_same(self, config: Config) -> None:
-        old, new = _flat(read_yaml(self / "config.yaml")), _flat(loads(to_yaml(config)))
-        compares = bool(old.get("methods")) and not (self / "decoupling.yaml").exists()
-        if compares != bool(new["methods"]):
-            kind = "comparison" if compares else "single run"
-            raise LocalgradError(f"{self.path} holds a {kind}: give another --out")
-        compared = [key for key in {**old, **new} if key not in FREE]
-        if compares:  # its rules and seeds are in methods and seeds
-            compared = [key for key in compared if key != "seed" and not key.startswith("method.")]
-        if new["data.name"] == "text":  # there the path is the data
-            compared.append("data.path")
-        none = object()
-        default = _flat(loads(to_yaml(Config())))  # of options younger than the run
-        changed = [
-            key
-            for key in compared
-            if old.get(key, default.get(key, none)) != new.get(key, default.get(key, none))
-        ]
-        if changed:
-            detail = ", ".join(
-                f"{key} was {old.get(key, 'not set')}, now {new.get(key, 'not set')}"
-                for key in changed
-            )
-            raise LocalgradError(
-                f"{self.path} holds a run of another configuration ({detail}): give another --out"
-            )
 
     def write(self, name: str, text: str) -> None:
         """Write a text file so that a reader finds the old one or the new one, never a half."""
@@ -158,21 +169,6 @@ class OthersFolder(RunFolder):
         """Leave that to the one that writes."""
 
 
-def identity(config: Config) -> str:
-    """Return a digest of the options that decide a run's numbers."""
-    tree = _flat(loads(to_yaml(config)))
-    numbers = {key: value for key, value in tree.items() if key not in FREE}
-    return hashlib.sha256(json.dumps(numbers, sort_keys=True).encode()).hexdigest()
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        inner = _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {}
-        found |= inner or {f"{prefix}{key}": value}
-    return found
-
-
 def _parsed(path: Path, parse: Callable[[str], Any]) -> Any:
     try:
         return parse(path.read_text(encoding="utf-8"))
@@ -180,50 +176,3 @@ def _parsed(path: Path, parse: Callable[[str], Any]) -> Any:
         raise LocalgradError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
         raise LocalgradError(f"{path} is damaged: {error}") from error
-
-
-def atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Call ``write`` with a temporary path beside ``path``, then put it in its place.
-
-    Raises:
-        LocalgradError: nothing could be written; the old file is untouched.
-    """
-    part = path.with_name(f"{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(part)
-        with open(part, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(part, path)
-        sync_folder(path.parent)
-    # torch.save reports a full disk as a RuntimeError
-    except (OSError, RuntimeError) as error:
-        _remove(part)
-        raise cannot_write(path, error) from error
-    except BaseException:
-        _remove(part)
-        raise
-
-
-def sync_folder(path: Path) -> None:
-    """Let the names in a folder outlast a power cut, where the system can."""
-    if os.name != "posix":
-        return
-    folder = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def _remove(part: Path) -> None:
-    try:
-        part.unlink(missing_ok=True)
-    except OSError:
-        return  # where nothing can be written, nothing can be removed
-
-
-def cannot_write(path: Path, error: Exception) -> LocalgradError:
-    """Return the one-line error for a path that cannot be written."""
-    reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-    return LocalgradError(f"cannot write {path}: {reason}")

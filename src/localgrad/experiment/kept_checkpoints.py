@@ -22,7 +22,8 @@ from torch import nn
 from localgrad.errors import LocalgradError
 from localgrad.experiment import checkpoint
 from localgrad.experiment.checkpoint import Position
-from localgrad.experiment.folder import RunFolder, atomically, cannot_write, sync_folder
+from localgrad.experiment.folder import RunFolder
+from localgrad.experiment.whole_file import atomically, cannot_write, sync_folder
 
 
 class KeptCheckpoints:

@@ -50,7 +50,7 @@ def write(
         tick: called between runs; what it raises ends the analysis.
         command: what was typed.
     """
-    if inputs < 4 or isinstance(data, TextDataset) or kept(root, runs) is not None:
+    if not runs or inputs < 4 or isinstance(data, TextDataset) or kept(root, runs) is not None:
         return
     note(f"similarity of {len(runs)} networks on {inputs} test images")
     try:

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from localgrad.experiment.folder import cannot_write
 from localgrad.experiment.log import package, scalars
+from localgrad.experiment.whole_file import cannot_write
 
 
 class TensorBoardLog:

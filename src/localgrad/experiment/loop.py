@@ -16,13 +16,15 @@ from localgrad.experiment.build import Experiment
 from localgrad.experiment.checkpoint import Position
 from localgrad.experiment.compiling import compile_steps
 from localgrad.experiment.cost import first_batch, measure_cost
-from localgrad.experiment.folder import RunFolder, identity
+from localgrad.experiment.finite import check_weights, settle_losses
+from localgrad.experiment.folder import RunFolder
 from localgrad.experiment.kept_checkpoints import KeptCheckpoints
 from localgrad.experiment.late_update import LateUpdate
 from localgrad.experiment.log import RunLog
 from localgrad.experiment.part_update import PartUpdate, divided
 from localgrad.experiment.results import summarise, tested, write_model
 from localgrad.experiment.same_data import same_data
+from localgrad.experiment.same_run import identity
 from localgrad.experiment.schedule import learning_rate
 from localgrad.experiment.skipped import note_skipped
 from localgrad.experiment.update import Update
@@ -56,11 +58,23 @@ def train(
         The summary, as in ``summary.json``.
 
     Raises:
-        LocalgradError: the folder cannot be used, or a loss or weight is not finite (the last
-            good checkpoint stays).
+        LocalgradError: the folder cannot be used, or another process is in it; or a loss or
+            weight is not finite (the last good checkpoint stays).
         Interrupted: after saving, where ``stop`` asked for it.
     """
-    watcher = watcher or Watcher()
+    with folder.alone():
+        return _trained(experiment, folder, watcher or Watcher(), resume, stop, timing, command)
+
+
+def _trained(
+    experiment: Experiment,
+    folder: RunFolder,
+    watcher: Watcher,
+    resume: bool,
+    stop: Callable[[], bool],
+    timing: float | None,
+    command: str | None,
+) -> dict[str, Any]:
     config, learner = experiment.config, experiment.learner
     folder.check(config, resume)
     mesh = experiment.mesh
@@ -180,7 +194,7 @@ def _train_epoch(
         nonlocal correct
         if correct is None:
             return None
-        newest = _settle(pending, position)
+        newest = settle_losses(pending, position)
         position.skipped += update.take_skipped()
         position.correct += float(correct)
         correct = None
@@ -189,7 +203,7 @@ def _train_epoch(
     def keep() -> None:
         settle()
         update.finish()
-        _check_weights(update, position)
+        check_weights(update, position)
         save()
 
     left = _kept_if_unreadable(batches.epoch(position.epoch, position.batch), update, keep)
@@ -217,7 +231,7 @@ def _train_epoch(
         if asked:
             raise Interrupted
     update.finish()
-    _check_weights(update, position)
+    check_weights(update, position)
 
 
 def _kept_if_unreadable(
@@ -230,39 +244,6 @@ def _kept_if_unreadable(
         if update.all_stop():
             keep()
         raise
-
-
-def _settle(pending: list[Tensor], position: Position) -> list[float]:
-    """Add up the losses of the last steps; refuse any that is not finite. Returns the newest."""
-    values = torch.stack(pending)
-    bad = (~values.isfinite()).nonzero()
-    if len(bad):
-        step, block = bad[0].tolist()
-        batch = position.batch - len(pending) + step
-        raise _diverged(f"loss of block {block} is", position, batch + 1)
-    totals = values.double().sum(dim=0).tolist()
-    position.losses = [a + b for a, b in zip(position.losses, totals, strict=True)]
-    newest: list[float] = values[-1].tolist()
-    pending.clear()
-    return newest
-
-
-def _check_weights(update: Update, position: Position) -> None:
-    """Refuse weights that the last step spoilt, before they are saved over good ones."""
-    named = [(name, p) for name, p in update.named_parameters() if p.numel()]
-    finite = torch.stack([p.detach().isfinite().all() for _, p in named])
-    bad = (~finite).nonzero()
-    if len(bad):
-        name = named[int(bad[0])][0]
-        raise _diverged(f"weights {name} are", position, position.batch)
-
-
-def _diverged(what: str, position: Position, batch: int) -> LocalgradError:
-    kept = f"; the checkpoint after epoch {position.epoch} is kept" if position.epoch else ""
-    return LocalgradError(
-        f"the {what} not finite in epoch {position.epoch + 1}, batch {batch}: lower --optimizer.lr "
-        f"or set --schedule.warmup_epochs{kept}"
-    )
 
 
 def _close_epoch(experiment: Experiment, position: Position, update: Update) -> dict[str, Any]:

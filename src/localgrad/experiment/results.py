@@ -14,9 +14,9 @@ from localgrad import Decoupling
 from localgrad.analysis.exits import saving
 from localgrad.data import TextDataset
 from localgrad.experiment.build import Experiment
-from localgrad.experiment.folder import atomically
 from localgrad.experiment.precision import autocast
 from localgrad.experiment.update import Update
+from localgrad.experiment.whole_file import atomically
 from localgrad.tracing.units import tensor_of
 
 RESULTS = ("test_accuracy", "test_loss", "bits_per_byte", "bits_per_char")

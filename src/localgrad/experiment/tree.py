@@ -1,4 +1,4 @@
-"""A tree of plain values, before it is checked: read from a file, options set by dotted keys."""
+"""Trees of plain values: read from a file, options set by dotted keys, made flat."""
 
 from __future__ import annotations
 
@@ -36,3 +36,16 @@ def override(tree: dict[str, Any], dotted: str, value: Any) -> None:
     if dotted in ("method.name", "network.name") and inner.get("name") not in (None, value):
         inner.clear()
     inner[last] = value
+
+
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a nested tree by dotted keys.
+
+    >>> flat({"data": {"limit": 5, "name": "digits"}, "seed": 0})
+    {'data.limit': 5, 'data.name': 'digits', 'seed': 0}
+    """
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        inner = flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {}
+        found |= inner or {f"{prefix}{key}": value}
+    return found

@@ -20,9 +20,9 @@ from sqlalchemy import event
 from localgrad.data.order import seed_of
 from localgrad.errors import LocalgradError
 from localgrad.experiment.config import Config
+from localgrad.experiment.locks import locked
 from localgrad.search.baselines import Baseline
 from localgrad.search.costs import Costs, identity
-from localgrad.search.locks import locked
 from localgrad.search.space import Space
 from localgrad.search.task import Task
 

@@ -15,10 +15,10 @@ from localgrad.experiment import environment
 from localgrad.experiment.config import Config
 from localgrad.experiment.folder import RunFolder
 from localgrad.experiment.host import find_device
+from localgrad.experiment.locks import locked
 from localgrad.experiment.loop import Interrupted
 from localgrad.experiment.options.kinds import Choice
 from localgrad.search.baselines import Baseline
-from localgrad.search.locks import locked
 from localgrad.search.record import Record
 from localgrad.search.results import document
 from localgrad.search.task import Task
@@ -76,9 +76,21 @@ def search(
             no trial came to its end.
         Interrupted: after saving.
     """
-    watch = watch or Watch()
-    config = settled(config)
     folder = RunFolder(out)
+    with folder.alone():
+        return _searched(settled(config), folder, resume, watch or Watch(), stop, command, run)
+
+
+def _searched(
+    config: Config,
+    folder: RunFolder,
+    resume: bool,
+    watch: Watch,
+    stop: Callable[[], bool],
+    command: str | None,
+    run: Run,
+) -> dict[str, Any]:
+    out = folder.path
     folder.check(config, resume)
     if not resume and (folder / "study.db").exists():
         raise LocalgradError(f"{out} holds a search already: go on by --resume")
@@ -87,8 +99,6 @@ def search(
     _check_fits(subject, begin)
     folder.open(config, resume)
     with ExitStack() as held:
-        busy = f"{out} is being searched by another process"
-        held.enter_context(locked(out / "search.lock", seconds=0, busy=busy))
         late = f"a worker of an earlier search in {out} is still running: end it first"
         with locked(out / WORKERS, seconds=GRACE, busy=late):
             record = Record(out, config)

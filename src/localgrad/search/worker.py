@@ -16,11 +16,11 @@ from localgrad.errors import LocalgradError
 from localgrad.experiment.build import build
 from localgrad.experiment.building.data import load_data
 from localgrad.experiment.config import Config, build_config
+from localgrad.experiment.locks import locked
 from localgrad.experiment.loop import Interrupted
 from localgrad.experiment.options.kinds import Choice
 from localgrad.search.baselines import Baseline, baselines
 from localgrad.search.costs import Costs
-from localgrad.search.locks import locked
 from localgrad.search.record import Record
 from localgrad.search.space import Space
 from localgrad.search.task import Task

@@ -12,8 +12,9 @@ from localgrad.data import Dataset, TextDataset
 from localgrad.errors import LocalgradError
 from localgrad.experiment.building.data import load_data
 from localgrad.experiment.config import Config
-from localgrad.experiment.folder import FREE, RunFolder
-from localgrad.experiment.reproduce.scaling import flat
+from localgrad.experiment.folder import RunFolder
+from localgrad.experiment.same_run import FREE
+from localgrad.experiment.tree import flat
 
 Estimate = Callable[[Config, Dataset | TextDataset], float]
 FILE = "estimates.json"
@@ -52,6 +53,7 @@ class Estimates:
         """Keep what a run will take, or took."""
         self.rows[row] = {"seconds": seconds, "options": _digest(config)}
         whole = {"table": self.table, "hardware": self.hardware, "rows": self.rows}
+        self.folder.make()
         self.folder.write_json(FILE, whole)
 
     def _read(self) -> dict[str, Any] | None:

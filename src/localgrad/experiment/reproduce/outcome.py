@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from localgrad.experiment.compare import gather, label_of
-from localgrad.experiment.folder import FREE
 from localgrad.experiment.reproduce.order import orders
 from localgrad.experiment.reproduce.runs import Job, Report
 from localgrad.experiment.reproduce.scaling import cost_marks, scaled
 from localgrad.experiment.reproduce.table import Published, Row, Table
+from localgrad.experiment.same_run import FREE
 
 FORMAT = 1
 Result = dict[str, Any]

@@ -5,16 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from localgrad.errors import LocalgradError
 from localgrad.experiment import environment
 from localgrad.experiment.build import build
 from localgrad.experiment.compare import gather
 from localgrad.experiment.config import Config
+from localgrad.experiment.failures import why_failed
 from localgrad.experiment.folder import RunFolder
 from localgrad.experiment.host import find_device, prepare
 from localgrad.experiment.loop import Interrupted, Watcher, train
@@ -49,9 +49,13 @@ class Job:
 
 @dataclass
 class Report:
-    """What was done: finished runs, in order, and what was left out with the reason."""
+    """What was done: finished runs, in order, and what was left out with the reason.
+
+    ``failed`` are the runs, by label, that began and came to no end, with the reason.
+    """
 
     finished: list[Job] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
     left_out: list[dict[str, Any]] = field(default_factory=list)
 
     def leave(self, row: Row, reason: str, seed: int | None = None) -> None:
@@ -133,8 +137,8 @@ def reproduce(
         estimate: seconds of a run.
 
     Raises:
-        LocalgradError: the folder holds something else, no row can be run, or none fits the
-            budget: the shortest is named with its time.
+        LocalgradError: the folder holds something else, or another process is in it; no row can
+            be run, or none fits the budget: the shortest is named with its time.
         Interrupted: after saving, where ``stop`` asked for it.
     """
     began = clock()
@@ -152,41 +156,47 @@ def reproduce(
     device = find_device(jobs[0].config.device)
     prepare(jobs[0].config.threads, device)
     estimates, data = Estimates(out, table.name), SharedData()
-    estimates.load(environment.hardware(device))
-    failed: list[LocalgradError] = []
-    waiting = _estimated(left, estimates, data, report, failed, stop, note, estimate)
-    end = None if budget is None else began + budget
-    for number, job in enumerate(waiting, start=len(jobs) - len(waiting) + 1):
-        needs = _needs(job, estimates)
-        room = None if end is None else max(end - clock(), 0.0)
-        if room is not None and needs > room:
-            reason = f"needs about {shown(needs)}, {shown(room)} of the budget is left"
-            report.leave(job.row, reason, job.seed)
-            continue
+    with estimates.folder.alone():
+        estimates.load(environment.hardware(device))
+        refused: list[LocalgradError] = []
+        waiting = _estimated(left, estimates, data, report, refused, stop, note, estimate)
+        end = None if budget is None else began + budget
+        for number, job in enumerate(waiting, start=len(jobs) - len(waiting) + 1):
+            needs = _needs(job, estimates)
+            room = None if end is None else max(end - clock(), 0.0)
+            if room is not None and needs > room:
+                reason = f"needs about {shown(needs)}, {shown(room)} of the budget is left"
+                report.leave(job.row, reason, job.seed)
+                continue
 
-        def over() -> bool:
-            return stop() or (end is not None and clock() > end)
+            def over() -> bool:
+                return stop() or (end is not None and clock() > end)
 
-        start, fresh = clock(), not job.folder.checkpoint.exists()
-        try:
-            _train(job, data, watch(job.label, number, len(jobs)), resume, over, command)
-        except Interrupted:
-            if stop():
-                raise
-            epoch = len(job.folder.metrics()) + 1
-            reason = f"the budget ended in epoch {epoch} of {job.config.epochs}: go on by --resume"
-            report.leave(job.row, reason, job.seed)
-        except LocalgradError as error:
-            failed.append(LocalgradError(f"{job.label}: {error}"))
-            report.leave(job.row, f"failed: {error}", job.seed)
-        else:
+            start, fresh = clock(), not job.folder.checkpoint.exists()
+            watcher = watch(job.label, number, len(jobs))
+            try:
+                why = why_failed(partial(_train, job, data, watcher, resume, over, command))
+            except Interrupted:
+                if stop():
+                    raise
+                epoch = len(job.folder.metrics()) + 1
+                reason = (
+                    f"the budget ended in epoch {epoch} of {job.config.epochs}: go on by --resume"
+                )
+                report.leave(job.row, reason, job.seed)
+                continue
+            if why is not None:
+                report.failed[job.label] = why
+                report.leave(job.row, f"failed: {why}", job.seed)
+                note(f"failed: {job.label}: {why}")
+                continue
             report.finished.append(job)
             if fresh:
                 estimates.put(job.row.name, job.config, clock() - start)
-    report.finished.sort(key=jobs.index)
-    if not report.finished:
-        _raise_nothing(waiting, estimates, failed, budget, clock() - began)
-    return report
+        report.finished.sort(key=jobs.index)
+        if not report.finished and not report.failed:
+            _raise_nothing(waiting, estimates, refused, budget, clock() - began)
+        return report
 
 
 def _estimated(
@@ -194,7 +204,7 @@ def _estimated(
     estimates: Estimates,
     data: SharedData,
     report: Report,
-    failed: list[LocalgradError],
+    errors: list[LocalgradError],
     stop: Callable[[], bool],
     note: Callable[[str], Any],
     estimate: Estimate,
@@ -207,19 +217,17 @@ def _estimated(
             continue
         if stop():
             raise Interrupted
-        try:
+
+        def put(job: Job = job) -> None:
             found = data.of(job.config)
-            note(f"estimating {name}")
-            estimates.put(name, job.config, estimate(job.config, found))
-        except LocalgradError as error:
-            reason = str(error)
-        except (MemoryError, torch.OutOfMemoryError):
-            reason = "out of memory: lower --batch_size"
-        else:
-            continue
-        refused.add(name)
-        failed.append(LocalgradError(f"no row can be run: {name}: {reason}"))
-        report.leave(job.row, reason)
+            note(f"estimating {job.row.name}")
+            estimates.put(job.row.name, job.config, estimate(job.config, found))
+
+        reason = why_failed(put)
+        if reason is not None:
+            refused.add(name)
+            errors.append(LocalgradError(f"no row can be run: {name}: {reason}"))
+            report.leave(job.row, reason)
     waiting = [job for job in jobs if job.row.name not in refused]
     if waiting:
         total = shown(sum(_needs(job, estimates) for job in waiting))
@@ -243,24 +251,19 @@ def _train(
     stop: Callable[[], bool],
     command: str | None,
 ) -> None:
-    try:
-        experiment = build(job.config, data.of(job.config))
-        train(experiment, job.folder, watcher, resume, stop, command=command)
-    except (MemoryError, torch.OutOfMemoryError):
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        raise LocalgradError("out of memory: lower --batch_size") from None
+    experiment = build(job.config, data.of(job.config))
+    train(experiment, job.folder, watcher, resume, stop, command=command)
 
 
 def _raise_nothing(
     jobs: Sequence[Job],
     estimates: Estimates,
-    failed: list[LocalgradError],
+    refused: list[LocalgradError],
     budget: float | None,
     spent: float,
 ) -> None:
-    if failed and (budget is None or len(failed) >= len(jobs)):
-        raise failed[0]
+    if refused and (budget is None or len(refused) >= len(jobs)):
+        raise refused[0]
     if budget is None or any(job.folder.checkpoint.exists() for job in jobs):
         return
     shortest = min(jobs, key=lambda job: _needs(job, estimates))

@@ -7,9 +7,9 @@ from typing import Any
 
 from localgrad.errors import LocalgradError
 from localgrad.experiment.config import Config, build_config
-from localgrad.experiment.folder import FREE
 from localgrad.experiment.reproduce.table import Row, Table
-from localgrad.experiment.tree import override
+from localgrad.experiment.same_run import FREE
+from localgrad.experiment.tree import flat, override
 
 #: What makes a row this row; to change it would be another row.
 _THE_ROW = (
@@ -118,19 +118,6 @@ def check_changes(changes: Sequence[tuple[str, Any]], rows: Sequence[Row]) -> No
     for row in rows:
         if row.config is not None:
             run_config(row, 0, changes)
-
-
-def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return dotted keys; a ``{name: ..., option: ...}`` mapping too.
-
-    >>> flat({"a": {"b": 1}, "c": [2]})
-    {'a.b': 1, 'c': [2]}
-    """
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        inner = isinstance(value, dict) and value
-        found |= flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
-    return found
 
 
 def _in_proportion(full: Config, ours: Config) -> bool:

@@ -9,10 +9,10 @@ from typing import Any
 
 from localgrad.errors import LocalgradError
 from localgrad.experiment.compare import slug
-from localgrad.experiment.folder import atomically
 from localgrad.experiment.reproduce.order import orders
 from localgrad.experiment.reproduce.outcome import FORMAT
 from localgrad.experiment.reproduce.table import Table
+from localgrad.experiment.whole_file import atomically
 
 Result = dict[str, Any]
 _KEYS = ("table", "settings", "rows", "left_out", "order", "hardware", "date", "command")
