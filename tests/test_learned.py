@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import pytest
 from command import read
 from localgrad.experiment import analyse as module
 from localgrad.experiment import compare as room
+from localgrad.experiment import loop
 from localgrad.experiment.analyse import analyse
 from localgrad.experiment.config import build_config
+from localgrad.experiment.failures import RunsFailedError
 from localgrad.experiment.loop import Interrupted
 from localgrad.learner import LocalLearner
 
@@ -100,6 +103,19 @@ def test_without_checkpoints_the_comparison_stands(tmp_path: Path) -> None:
     assert notes[-1].startswith("no analysis: ")
     assert "greedy-s3 has no checkpoint" in notes[-1]
     assert (tmp_path / "x" / "compare.json").exists()
+
+
+def test_where_the_first_seeds_fail_there_is_nothing_to_analyse(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, calls = loop.learning_rate, iter(range(99))
+    monkeypatch.setattr(
+        loop, "learning_rate", lambda *given: good(*given) if next(calls) else math.inf
+    )
+    with pytest.raises(RunsFailedError, match="1 of 2 runs failed: BP, seed 3"):
+        run(tmp_path / "x", methods=["backprop"])
+    assert [found["seed"] for found in read(tmp_path / "x" / "compare.json")] == [4]
+    assert not (tmp_path / "x" / "analysis.json").exists()
 
 
 def test_no_more_than_two_networks_are_in_memory(
