@@ -219,7 +219,7 @@ def test_a_mistake_in_a_process(tmp_path):
 @pytest.mark.parametrize(
     ("package", "extra", "command"),
     [
-        ("rich", "cli", ["list"]),
+        ("rich", "cli", ["train"]),
         ("sklearn", "data", ["train"]),
         ("pyarrow", "data", ["train", "--data.name", "cifar10", "--data.path", "."]),
     ],
