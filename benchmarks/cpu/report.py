@@ -65,7 +65,8 @@ def pages(runs: Path | None, folder: Path) -> dict[str, Path]:
             sys.exit("error: the comparison failed")
     found = sorted(str(path.parent) for path in out.glob("*-s*/summary.json"))
     where = str(folder / "analysis")
-    if localgrad(["analyse", *found, "--quiet", "--out", where]) or localgrad(["report", str(out)]):
+    words = ["analyse", *found, "--inputs", "500", "--quiet", "--out", where]
+    if localgrad(words) or localgrad(["report", str(out)]):
         sys.exit("error: a page could not be written")
     run = next(path for path in found if "backlink" in path)
     return {
