@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
 from localgrad import report
 from localgrad.cli import main
 from localgrad.errors import LocalgradError
+from localgrad.report.analysis_picture import write_analysis_picture
 
+SVG = "{http://www.w3.org/2000/svg}"
 OPTIONS = [
     *("--network.name", "resnet20", "--network.width", "4", "--data.limit", "160"),
     *("--data.test_limit", "60", "--epochs", "1", "--batch_size", "32", "--threads", "1"),
@@ -31,7 +34,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def found(runs: Path) -> dict:
     words = ["analyse", str(runs / "greedy"), str(runs / "backprop"), "--inputs", "40", "--quiet"]
+    words += ["--plot", str(runs / "picture.svg")]
     assert main([*words, "--out", str(runs / "analysis")]) == 0
+    assert (runs / "picture.svg").stat().st_size > 10_000
     return json.loads((runs / "analysis" / "analysis.json").read_text())
 
 
@@ -81,6 +86,22 @@ def test_the_agreement_over_training_is_drawn(found: dict, tmp_path: Path) -> No
     assert 'aria-labelledby="time-1-title' in (tmp_path / "a.html").read_text()
 
 
+def test_a_picture_has_a_panel_a_question(found: dict, tmp_path: Path) -> None:
+    write_analysis_picture(found, tmp_path / "a.svg")
+    picture = ElementTree.parse(tmp_path / "a.svg").getroot()
+    words = {" ".join("".join(text.itertext()).split()) for text in picture.iter(f"{SVG}text")}
+    labels = {"Cosine with BP's gradient", "Accuracy of a linear probe, %"}
+    labels |= {"CKA with the same unit", "Test accuracy, %"}
+    assert labels | {run["label"] for run in found["runs"]} <= words
+    write_analysis_picture(found, tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    without = json.loads(json.dumps(found))
+    for run in without["runs"]:
+        run.pop("probes")
+    write_analysis_picture(without, tmp_path / "b.svg")
+    assert "linear probe, %" not in (tmp_path / "b.svg").read_text()
+
+
 @pytest.mark.parametrize("key", ["runs", "cka", "reference", "versions"])
 def test_a_damaged_analysis_is_named(found: dict, tmp_path: Path, key: str) -> None:
     data = {name: value for name, value in found.items() if name != key}
@@ -100,6 +121,7 @@ def test_bad_input(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     greedy = str(runs / "greedy")
     assert "analyse needs RUN" in refused(capsys)
     assert "holds no run" in refused(capsys, str(tmp_path))
+    assert "must end in .svg or .png" in refused(capsys, greedy, "--plot", str(tmp_path / "a.pdf"))
     assert "CKA needs 4 or more" in refused(capsys, greedy, "--inputs", "3")
     shutil.copytree(runs / "greedy", tmp_path / "other")
     config = (tmp_path / "other" / "config.yaml").read_text()

@@ -278,7 +278,7 @@ def test_no_report_without_its_packages(tmp_path, capsys, monkeypatch):
         ("train --data.augment", "--data.augment needs true or false"),
         ("train --config", "--config needs a file"),
         ("train --resume=yes", "--resume takes no value"),
-        ("train --plot x.svg", "train takes no --plot: it is for audit and bench"),
+        ("train --plot x.svg", "train takes no --plot: it is for analyse and audit and bench"),
         ("list --epochs 3", "list takes no --epochs"),
         ("train --blocks [1", "--blocks: '[1' cannot be read: line 1"),
         ("train --config nope.yaml", "cannot read nope.yaml: No such file"),

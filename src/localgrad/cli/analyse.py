@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from localgrad.cli import show
-from localgrad.cli.json_file import check_writable, write_json
+from localgrad.cli.asked_files import check_plot, check_writable, draw, write_json
 from localgrad.cli.page import write_page
 from localgrad.cli.progress_line import ProgressLine
 from localgrad.experiment.analyse import analyse
@@ -20,6 +20,7 @@ INPUTS = 2000
 def run(paths: list[str], config: Config, flags: dict[str, Any], command: str) -> int:
     """Analyse the runs, print a table, write analysis.json and analysis.html."""
     check_writable(flags.get("json"))
+    check_plot(flags.get("plot"))
     inputs = read_count("inputs", flags.get("inputs", str(INPUTS)))
     out = RunFolder(config.out or "runs/analysis")
     progress = ProgressLine("quiet" in flags)
@@ -42,7 +43,14 @@ def run(paths: list[str], config: Config, flags: dict[str, Any], command: str) -
     )
     print(f"wrote {out.path}: analysis.json, {page}")
     write_json(flags.get("json"), found)
+    draw(flags.get("plot"), lambda path: _draw(found, path))
     return 0
+
+
+def _draw(found: dict[str, Any], path: Path) -> None:
+    from localgrad.report.analysis_picture import write_analysis_picture
+
+    write_analysis_picture(found, path)
 
 
 def _row(found: dict[str, Any], number: int) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from localgrad import Reach, audit
-from localgrad.cli.json_file import check_writable, write_json
+from localgrad.cli.asked_files import check_writable, write_json
 from localgrad.cli.users_step import audit_step
 from localgrad.errors import LocalgradError
 from localgrad.experiment.build import build

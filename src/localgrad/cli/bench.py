@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from localgrad.cli import show
-from localgrad.cli.json_file import check_writable, write_json
+from localgrad.cli.asked_files import check_plot, check_writable, draw, write_json
 from localgrad.errors import LocalgradError
 from localgrad.experiment import environment
 from localgrad.experiment.bench import Bench, bench, reasons
@@ -14,17 +14,15 @@ from localgrad.experiment.bench_case import Row
 from localgrad.experiment.config import Config
 from localgrad.experiment.host import find_device
 from localgrad.experiment.made_up import read_count, read_shape
-from localgrad.experiment.whole_file import cannot_write
 from localgrad.report.pareto import front
 
 BATCH = "128"
-PICTURES = (".svg", ".png")
 
 
 def run(config: Config, flags: dict[str, Any], command: str) -> int:
     """Time and count a step of every rule, print the table, draw the figure."""
     check_writable(flags.get("json"))
-    _check_plot(flags.get("plot"))
+    check_plot(flags.get("plot"))
     if not config.methods:
         raise LocalgradError("bench needs rules: --methods greedy,backlink")
     predict, quiet = "predict" in flags, "quiet" in flags
@@ -43,8 +41,7 @@ def run(config: Config, flags: dict[str, Any], command: str) -> int:
         print(f"left out: {sentence}")
     about = environment.describe(find_device(config.device), command)
     write_json(flags.get("json"), {**about, **found.to_dict()})
-    if "plot" in flags:
-        _draw(title, found.rows, Path(flags["plot"]))
+    draw(flags.get("plot"), lambda path: _draw({title: found.rows}, path))
     return 0
 
 
@@ -78,21 +75,7 @@ def table(found: Bench) -> list[dict[str, str]]:
     return rows
 
 
-def _check_plot(path: str | None) -> None:
-    """Refuse, before any work is done, a figure that could not be drawn after it."""
-    check_writable(path)
-    if path is None:
-        return
-    if Path(path).suffix not in PICTURES:
-        raise LocalgradError(f"--plot {path}: the name must end in {' or '.join(PICTURES)}")
-    import matplotlib  # noqa: F401  # its absence is told before anything is timed
-
-
-def _draw(title: str, rows: list[Row], path: Path) -> None:
+def _draw(panels: dict[str, list[Row]], path: Path) -> None:
     from localgrad.report.memory_time import write_memory_time
 
-    try:
-        write_memory_time({title: rows}, path)
-    except OSError as error:
-        raise cannot_write(path, error) from error
-    print(f"wrote {path}")
+    write_memory_time(panels, path)

@@ -165,7 +165,9 @@ FLAGS = {
     "seconds": Flag("stop after so long [300]", ("plan",), "text", "N"),
     "resume": Flag("go on where --out stopped; start it if there is nothing yet", _RUNS),
     "json": Flag("also write what is printed as JSON", tuple(COMMANDS), "file"),
-    "plot": Flag("also draw a figure: .svg or .png (audit: .svg)", ("audit", "bench"), "file"),
+    "plot": Flag(
+        "also draw a figure: .svg or .png (audit: .svg)", ("analyse", "audit", "bench"), "file"
+    ),
     "quiet": Flag("no progress", (*_RUNS, *_MADE_UP, "analyse")),
     "debug": Flag("show the traceback of an error", tuple(COMMANDS)),
     "help": Flag("show this and stop", tuple(COMMANDS)),

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from localgrad.cli import show
+from localgrad.cli.asked_files import check_writable, write_json
 from localgrad.cli.interrupt import stop_at_signal
-from localgrad.cli.json_file import check_writable, write_json
 from localgrad.cli.page import write_compare_page, write_run_page
 from localgrad.experiment.compare import compare, plan
 from localgrad.experiment.config import Config

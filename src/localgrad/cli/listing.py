@@ -7,7 +7,7 @@ import textwrap
 from typing import Any
 
 from localgrad import data, methods, networks
-from localgrad.cli.json_file import check_writable, write_json
+from localgrad.cli.asked_files import check_writable, write_json
 from localgrad.errors import LocalgradError
 from localgrad.experiment import decoupling_file
 

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from localgrad.cli import plan_devices
-from localgrad.cli.json_file import check_writable, write_json
+from localgrad.cli.asked_files import check_writable, write_json
 from localgrad.cli.progress_line import ProgressLine
 from localgrad.cli.show_plan import Table, advice, times
 from localgrad.errors import LocalgradError

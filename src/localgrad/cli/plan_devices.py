@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from localgrad.cli import show
-from localgrad.cli.json_file import write_json
+from localgrad.cli.asked_files import write_json
 from localgrad.cli.progress_line import ProgressLine
 from localgrad.errors import LocalgradError
 from localgrad.experiment import environment, precision

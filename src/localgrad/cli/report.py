@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from localgrad.cli import compare, show
-from localgrad.cli.json_file import check_writable, write_json
+from localgrad.cli.asked_files import check_writable, write_json
 from localgrad.cli.page import write_compare_page, write_page, write_run_page
 from localgrad.errors import LocalgradError
 from localgrad.experiment.compare import add_ratios, gather

@@ -10,8 +10,8 @@ from typing import Any
 
 from localgrad.cli import show
 from localgrad.cli.arguments import Arguments
+from localgrad.cli.asked_files import check_writable, write_json
 from localgrad.cli.interrupt import stop_at_signal
-from localgrad.cli.json_file import check_writable, write_json
 from localgrad.cli.page import write_run_page
 from localgrad.cli.show_reproduce import found_text, rows_text, tables_text
 from localgrad.errors import LocalgradError

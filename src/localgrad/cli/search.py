@@ -16,8 +16,8 @@ from rich.text import Text
 
 from localgrad import Decoupling
 from localgrad.cli import show
+from localgrad.cli.asked_files import check_writable, write_json
 from localgrad.cli.interrupt import stop_at_signal
-from localgrad.cli.json_file import check_writable, write_json
 from localgrad.cli.page import write_page
 from localgrad.experiment.config import Config
 from localgrad.experiment.loop import Interrupted

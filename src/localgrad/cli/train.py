@@ -14,8 +14,8 @@ from typing import Any
 import localgrad
 from localgrad import methods
 from localgrad.cli import show
+from localgrad.cli.asked_files import check_writable, write_json
 from localgrad.cli.interrupt import stop_at_signal
-from localgrad.cli.json_file import check_writable, write_json
 from localgrad.cli.last_word import end_now
 from localgrad.cli.page import write_run_page
 from localgrad.errors import LocalgradError

@@ -12,7 +12,7 @@ import torch
 
 from localgrad import Decoupling, Part, decouple, plain_data, predict_flops, predict_memory
 from localgrad.cli import show
-from localgrad.cli.json_file import check_writable, write_json
+from localgrad.cli.asked_files import check_writable, write_json
 from localgrad.errors import LocalgradError
 from localgrad.experiment import decoupling_file, environment
 from localgrad.experiment.config import Config

@@ -1,8 +1,8 @@
-"""The figures of an analysis. Each takes groups of runs and returns the text of an ``<svg>``."""
+"""The figures of an analysis, from groups of runs: in a page, or as panels of a picture."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from markupsafe import Markup
 from matplotlib.axes import Axes
@@ -13,41 +13,36 @@ from localgrad.report.palette import token
 from localgrad.report.strokes import line, percent
 from localgrad.report.svg import inline, plot
 
+#: Draws on axes; False where the runs have nothing to draw.
+Draw = Callable[[Axes, Sequence[Group]], bool]
 
-def probes(groups: Sequence[Group], name: str = "probes") -> Markup | None:
+
+def draw_probes(axes: Axes, groups: Sequence[Group]) -> bool:
     """Accuracy that a linear classifier reads off each unit."""
     lines = [(group, percent(group.curve(lambda run: run.probes))) for group in groups]
-    if not any(points for _, points in lines):
-        return None
-    figure, axes = plot(WIDTH, HEIGHT)
     for group, points in lines:
         line(axes, points, group.look)
     _depth(axes)
     axes.set_ylabel("Accuracy of a linear probe, %")
-    return inline(figure, name, "Linear probes", "A line a rule, from the first unit to the last.")
+    return any(points for _, points in lines)
 
 
-def agreement(groups: Sequence[Group], name: str = "agreement") -> Markup:
+def draw_agreement(axes: Axes, groups: Sequence[Group]) -> bool:
     """Cosine between each unit's local gradient and BP's, at the end of training."""
-    figure, axes = plot(WIDTH, HEIGHT)
     for group in groups:
         line(axes, group.curve(lambda run: run.agreement), group.look)
     axes.axhline(0, color=token("line"), linewidth=1.2, zorder=1)
     axes.set_ylim(min(-0.05, axes.get_ylim()[0]), 1.03)
     _depth(axes)
     axes.set_ylabel("Cosine with BP's gradient")
-    text = "A line a rule, from the first unit to the tail."
-    return inline(figure, name, "Agreement with the gradients of BP", text)
+    return True
 
 
-def exits(groups: Sequence[Group], name: str = "early-exits") -> Markup | None:
+def draw_exits(axes: Axes, groups: Sequence[Group]) -> bool:
     """Accuracy of each head against the compute that an answer from it takes."""
     found = [
         (group, point) for group in groups for run in group.runs for point in [run.exits] if point
     ]
-    if not any(len(points) > 1 for _, points in found):
-        return None
-    figure, axes = plot(WIDTH, HEIGHT)
     for group, points in found:
         axes.plot(
             [100 * cost for cost, _ in points],
@@ -62,23 +57,47 @@ def exits(groups: Sequence[Group], name: str = "early-exits") -> Markup | None:
     axes.set_xlim(left=0)
     axes.set_xlabel("FLOPs of an answer, % of the whole network")
     axes.set_ylabel("Test accuracy, %")
-    text = "A line a run; a point is the head of a block, the last one the network's own output."
-    return inline(figure, name, "Heads as early exits", text)
+    return any(len(points) > 1 for _, points in found)
 
 
-def alike(groups: Sequence[Group], name: str = "alike") -> Markup | None:
+def draw_alike(axes: Axes, groups: Sequence[Group]) -> bool:
     """CKA of each unit with the same unit of the reference."""
     lines = [(group, group.alike()) for group in groups]
-    if not any(points for _, points in lines):
-        return None
-    figure, axes = plot(WIDTH, HEIGHT)
     for group, points in lines:
         line(axes, points, group.look)
     axes.set_ylim(max(axes.get_ylim()[0], 0.0), 1.01)
     _depth(axes)
     axes.set_ylabel("CKA with the same unit")
+    return any(points for _, points in lines)
+
+
+def probes(groups: Sequence[Group], name: str = "probes") -> Markup | None:
+    """Return :func:`draw_probes` as the text of an ``<svg>``."""
     text = "A line a rule, from the first unit to the last."
-    return inline(figure, name, "Similarity unit by unit", text)
+    return _inline(draw_probes, groups, name, "Linear probes", text)
+
+
+def agreement(groups: Sequence[Group], name: str = "agreement") -> Markup | None:
+    """Return :func:`draw_agreement` as the text of an ``<svg>``."""
+    text = "A line a rule, from the first unit to the tail."
+    return _inline(draw_agreement, groups, name, "Agreement with the gradients of BP", text)
+
+
+def exits(groups: Sequence[Group], name: str = "early-exits") -> Markup | None:
+    """Return :func:`draw_exits` as the text of an ``<svg>``."""
+    text = "A line a run; a point is the head of a block, the last one the network's own output."
+    return _inline(draw_exits, groups, name, "Heads as early exits", text)
+
+
+def alike(groups: Sequence[Group], name: str = "alike") -> Markup | None:
+    """Return :func:`draw_alike` as the text of an ``<svg>``."""
+    text = "A line a rule, from the first unit to the last."
+    return _inline(draw_alike, groups, name, "Similarity unit by unit", text)
+
+
+def _inline(draw: Draw, groups: Sequence[Group], name: str, title: str, text: str) -> Markup | None:
+    figure, axes = plot(WIDTH, HEIGHT)
+    return inline(figure, name, title, text) if draw(axes, groups) else None
 
 
 def _depth(axes: Axes) -> None:
