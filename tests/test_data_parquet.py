@@ -220,7 +220,8 @@ def test_folder_mistakes(tmp_path):
 )
 def test_missing_packages_name_the_extra(tmp_path, monkeypatch, module, name):
     write(tmp_path, arrays(2), arrays(2))
-    monkeypatch.setitem(sys.modules, module, None)
+    for missing in (module, module.partition(".")[0]):
+        monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(LocalgradError, match=rf"{name} must .* pip install localgrad\[data\]"):
         data.load("digits") if name == "sklearn" else data.load("cifar10", tmp_path)
 

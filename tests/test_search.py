@@ -328,7 +328,7 @@ def test_the_validation_part_is_fixed_and_disjoint():
 def test_kill_nine_loses_a_running_trial_at_most(tmp_path):
     """A worker is killed and its trial put back, then all are killed; resumed, nothing is lost."""
     out = tmp_path / "x"
-    longer = {"search.epochs": 6, "search.reduction": "null", "search.trials": 3}
+    longer = {"search.epochs": 24, "search.reduction": "null", "search.trials": 3}
     options = words({**OPTIONS, **longer, "search.processes": 2, "data.limit": 320})
     line = [sys.executable, "-m", "localgrad", "search", *options, "--out", str(out)]
     process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
