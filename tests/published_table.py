@@ -1,12 +1,15 @@
 """The decouplings that ship: of which rule, on which network, cut how, and who says so.
 
-The files are what the rules make of this table. ``python tests/published_table.py`` writes them
-anew, where the format of decoupling files has changed.
+The files are what the rules make of this table, and what our own searches found, as
+``benchmarks/results/transfer.json`` has it. ``python tests/published_table.py`` writes them anew,
+where the format of decoupling files or the result has changed.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -101,7 +104,19 @@ def _table() -> dict[str, Shipped]:
 
 
 TABLE = _table()
+RESULT = Path(__file__).resolve().parents[1] / "benchmarks" / "results" / "transfer.json"
+FOUND = {f"found-resnet20-k3-{data}": data for data in ("cifar10", "digits")}
+
+
+def found(name: str) -> Decoupling:
+    """Return what the search on ResNet-20 found, as the result has it."""
+    searches = json.loads(RESULT.read_text(encoding="utf-8"))["searches"]
+    best = Decoupling.from_dict(searches[FOUND[name]]["best"])
+    return replace(best, source=f"{best.source}; benchmarks/results/{RESULT.name}")
+
 
 if __name__ == "__main__":
+    for name in FOUND:
+        found(name).save(FOLDER / f"{name}.yaml")
     for name, shipped in TABLE.items():
         shipped.made(width=4).save(FOLDER / f"{name}.yaml")

@@ -24,7 +24,8 @@ from localgrad.experiment.decoupling_file import FOLDER, for_data, label, names,
 from localgrad.experiment.saved import load_run
 from localgrad.networks import resnet20, resnet32
 from localgrad.places import Place
-from published_table import TABLE
+from published_table import FOUND, TABLE
+from published_table import found as found_by_search
 
 X = torch.rand(2, 3, 32, 32)
 FOUND = localgrad.decouple(
@@ -189,13 +190,14 @@ def test_what_ships_is_in_the_table(
 ) -> None:
     nothing = {"names": [], "error": "not asked"}  # other libraries take their time
     monkeypatch.setattr("localgrad.cli.listing._family", lambda library: nothing)
-    assert set(names()) == set(TABLE)
+    assert set(names()) == set(TABLE) | set(FOUND)
     path = tmp_path / "all.json"
     assert main(["list", "--json", str(path)]) == 0
     out = capsys.readouterr().out
     assert all(name in out for name in names())
     sources = read_json(path)["decouplings"]
-    assert sources == {name: shipped.source for name, shipped in TABLE.items()}
+    published = {name: shipped.source for name, shipped in TABLE.items()}
+    assert sources == published | {name: found_by_search(name).source for name in FOUND}
 
 
 _SLOW = {name for name in TABLE if "152" in name}  # alike resnet101's, and larger
@@ -209,6 +211,16 @@ def test_what_ships_is_what_the_rule_makes(name: str, tmp_path: Path) -> None:
     assert FOLDER / f"{name}.yaml" in FOLDER.iterdir()
     shipped.save(tmp_path / "made.yaml")
     assert (tmp_path / "made.yaml").read_bytes() == (FOLDER / f"{name}.yaml").read_bytes()
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_what_ships_is_what_the_search_found(name: str, tmp_path: Path) -> None:
+    kept = found_by_search(name)
+    kept.save(tmp_path / "made.yaml")
+    assert (tmp_path / "made.yaml").read_bytes() == (FOLDER / f"{name}.yaml").read_bytes()
+    localgrad.decouple(
+        localgrad.networks.resnet20(), read(name), example_input=torch.rand(2, 3, 32, 32)
+    )
 
 
 @pytest.mark.parametrize("name", sorted(_SLOW))

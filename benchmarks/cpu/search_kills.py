@@ -3,10 +3,11 @@
     python benchmarks/cpu/search_kills.py --kills 10 --json FILE
 
 A search on the digits, first in one process, then in two, is killed by SIGKILL, its workers with
-it, at a moment drawn at random, and started again by ``--resume``; so often until it comes to its
-end in between. Measured: how many trials were running at each kill and so went on from their last
-checkpoint, whether any trial is missing or there twice at the end, and, in one process, whether the
-trials and their accuracies are those of an undisturbed search, bit for bit.
+it, at a moment drawn at random after the first trial has begun to train, and started again by
+``--resume``; so often until it comes to its end in between. Measured: how many trials were running
+at the kills, how many were put back and so went on from their last checkpoint, whether any trial is
+missing or there twice at the end, and, in one process, whether the trials and their accuracies are
+those of an undisturbed search, bit for bit.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ import json
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,26 +53,38 @@ def outcome(out: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if k not in CLOCK} for row in found["trials"]]
 
 
+def running(out: Path) -> int:
+    """Return how many trials are being trained, by processes that live."""
+    query = "select a.value_json from trials t join trial_user_attributes a "
+    query += "on a.trial_id = t.trial_id where t.state = 'RUNNING' and a.key = 'process'"
+    found: list[tuple[str]] = []
+    path = f"file:{out / 'study.db'}?mode=ro"
+    # at first there is no file, or no table in it
+    with suppress(sqlite3.OperationalError), closing(sqlite3.connect(path, uri=True)) as study:
+        found = study.execute(query).fetchall()
+    return sum(Path("/proc", process).exists() for (process,) in found)
+
+
 def killed(out: Path, processes: int, trials: int, kills: int, draw: random.Random) -> Any:
     """Kill a search up to so often, let it end, and say what became of it."""
-    moments: list[float] = []
-    begin = time.perf_counter()
+    lost: list[int] = []
     process = started(out, processes, trials)
     for _ in range(kills):
-        delay = draw.uniform(6, 30)  # the first seconds are imports
-        try:
-            process.wait(delay)
+        while process.poll() is None and not running(out):
+            time.sleep(0.05)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(draw.uniform(0, 10))
+        if process.poll() is not None:
             break
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            moments.append(round(time.perf_counter() - begin, 2))
-            process = started(out, processes, trials)
+        lost.append(running(out))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        process = started(out, processes, trials)
     code = process.wait()
     found = json.loads((out / "search.json").read_text(encoding="utf-8"))
     numbers = [row["trial"] for row in found["trials"]]
     return {
-        "processes": processes, "trials": trials, "kills": len(moments), "killed_after": moments,
+        "processes": processes, "trials": trials, "kills": len(lost), "running": lost,
         "code": code, "put_back": found["put_back"], "counts": found["counts"],
         "complete": sorted(numbers) == list(range(trials)),
     }  # fmt: skip
@@ -100,9 +115,9 @@ def main() -> None:
                 left, number = left - row["kills"], number + 1
     good = [row["code"] == 0 and row["complete"] and row["same"] is not False for row in rows]
     kills = sum(row["kills"] for row in rows)
-    back = sum(row["put_back"] for row in rows)
+    back, lost = (sum(row["put_back"] for row in rows), sum(sum(row["running"]) for row in rows))
     print(
-        f"{kills} kills in {len(rows)} searches, {back} running trials put back; "
+        f"{kills} kills in {len(rows)} searches, {lost} trials running then, {back} put back; "
         f"{sum(good)} of {len(rows)} searches ended whole"
     )
     if options.json:

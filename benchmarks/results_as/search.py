@@ -117,9 +117,34 @@ def bwbpf_table() -> str:
     return f"{table}\n\n{setting(result)}."
 
 
+def kills_table() -> str:
+    """What became of searches that were killed."""
+    if not (RESULTS / "search-kills.json").exists():
+        return "Not measured yet: `python benchmarks/cpu/search_kills.py`."
+    found = read("search-kills")
+    rows = []
+    for processes in sorted({row["processes"] for row in found["searches"]}):
+        same = [row for row in found["searches"] if row["processes"] == processes]
+        bits = [row["same"] for row in same if row["same"] is not None]
+        rows.append([
+            str(processes), str(len(same)), str(sum(row["trials"] for row in same)),
+            str(sum(row["kills"] for row in same)), str(sum(sum(row["running"]) for row in same)),
+            str(sum(row["put_back"] for row in same)),
+            f"{sum(row['complete'] and row['code'] == 0 for row in same)} of {len(same)}",
+            f"{sum(bits)} of {len(bits)}" if bits else "-",
+        ])  # fmt: skip
+    header = ["processes", "searches", "trials", "kills", "trials running then", "put back"]
+    table = markdown([*header, "ended whole", "same bits as undisturbed"], rows)
+    return (
+        f"{table}\n\nSIGKILL to the search and its workers at random moments; "
+        f"{found['hardware']}; {found['date'][:10]}."
+    )
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "transfer": transfer_table,
     "transfer-searches": searches_table,
     "transfer-rank": rank_text,
+    "search-kills": kills_table,
     "bwbpf": bwbpf_table,
 }
