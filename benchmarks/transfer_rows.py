@@ -69,7 +69,16 @@ def described(
     options: argparse.Namespace, searches: dict[str, Row], rows: list[Row], rank: Row
 ) -> Row:
     """Return the document: machine, options, searches, rows, rank correlation."""
-    kept = ("data", "training", "validation", "epochs", "counts", "left_out", "seconds")
+    kept = (
+        "data",
+        "training",
+        "validation",
+        "epochs",
+        "counts",
+        "left_out",
+        "seconds",
+        "trained_epochs",
+    )
     return {
         **environment.describe(torch.device(options.device)),
         "options": {

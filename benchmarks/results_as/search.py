@@ -54,7 +54,7 @@ def searches_table() -> str:
         return _NO_TRANSFER
     header = ["searched on", "trials", "to the end", "pruned", "over budget or known", "seconds"]
     return markdown(
-        [*header, "÷ one full training"],
+        [*header, "÷ one full training", "images ÷ one full training"],
         [
             [
                 one["data"],
@@ -64,10 +64,20 @@ def searches_table() -> str:
                 str(sum(one["left_out"].values())),
                 f"{one['seconds']:,.0f}",
                 f"{one['seconds'] / one['full_training']['seconds']:.1f}",
+                f"{_images(one) / (one['full_training']['epochs'] * _of(one)):.1f}",
             ]
             for one in found["searches"].values()
         ],
     )
+
+
+def _images(search: Row) -> int:
+    """How many images its trials were trained on, an image an epoch."""
+    return int(search["trained_epochs"] * search["training"])
+
+
+def _of(search: Row) -> int:
+    return int(search["full_training"]["images"])
 
 
 def rank_text() -> str:
@@ -80,7 +90,7 @@ def rank_text() -> str:
         [
             {"longer": "a longer training", "short again": "the short training again"}[name],
             f"{one['rho']:.2f}",
-            f"{one['p']:.3f}",
+            f"{one['p']:.3f}" if one["p"] >= 0.001 else "< 0.001",
         ]
         for name, one in rank["spearman"].items()
     ]
