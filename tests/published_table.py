@@ -105,18 +105,18 @@ def _table() -> dict[str, Shipped]:
 
 TABLE = _table()
 RESULT = Path(__file__).resolve().parents[1] / "benchmarks" / "results" / "transfer.json"
-FOUND = {f"found-resnet20-k3-{data}": data for data in ("cifar10", "digits")}
+SEARCHED = {f"found-resnet20-k3-{data}": data for data in ("cifar10", "digits")}
 
 
-def found(name: str) -> Decoupling:
+def searched(name: str) -> Decoupling:
     """Return what the search on ResNet-20 found, as the result has it."""
     searches = json.loads(RESULT.read_text(encoding="utf-8"))["searches"]
-    best = Decoupling.from_dict(searches[FOUND[name]]["best"])
+    best = Decoupling.from_dict(searches[SEARCHED[name]]["best"])
     return replace(best, source=f"{best.source}; benchmarks/results/{RESULT.name}")
 
 
 if __name__ == "__main__":
-    for name in FOUND:
-        found(name).save(FOLDER / f"{name}.yaml")
+    for name in SEARCHED:
+        searched(name).save(FOLDER / f"{name}.yaml")
     for name, shipped in TABLE.items():
         shipped.made(width=4).save(FOLDER / f"{name}.yaml")

@@ -24,8 +24,7 @@ from localgrad.experiment.decoupling_file import FOLDER, for_data, label, names,
 from localgrad.experiment.saved import load_run
 from localgrad.networks import resnet20, resnet32
 from localgrad.places import Place
-from published_table import FOUND, TABLE
-from published_table import found as found_by_search
+from published_table import SEARCHED, TABLE, searched
 
 X = torch.rand(2, 3, 32, 32)
 FOUND = localgrad.decouple(
@@ -190,14 +189,14 @@ def test_what_ships_is_in_the_table(
 ) -> None:
     nothing = {"names": [], "error": "not asked"}  # other libraries take their time
     monkeypatch.setattr("localgrad.cli.listing._family", lambda library: nothing)
-    assert set(names()) == set(TABLE) | set(FOUND)
+    assert set(names()) == set(TABLE) | set(SEARCHED)
     path = tmp_path / "all.json"
     assert main(["list", "--json", str(path)]) == 0
     out = capsys.readouterr().out
     assert all(name in out for name in names())
     sources = read_json(path)["decouplings"]
     published = {name: shipped.source for name, shipped in TABLE.items()}
-    assert sources == published | {name: found_by_search(name).source for name in FOUND}
+    assert sources == published | {name: searched(name).source for name in SEARCHED}
 
 
 _SLOW = {name for name in TABLE if "152" in name}  # alike resnet101's, and larger
@@ -213,9 +212,9 @@ def test_what_ships_is_what_the_rule_makes(name: str, tmp_path: Path) -> None:
     assert (tmp_path / "made.yaml").read_bytes() == (FOLDER / f"{name}.yaml").read_bytes()
 
 
-@pytest.mark.parametrize("name", FOUND)
+@pytest.mark.parametrize("name", SEARCHED)
 def test_what_ships_is_what_the_search_found(name: str, tmp_path: Path) -> None:
-    kept = found_by_search(name)
+    kept = searched(name)
     kept.save(tmp_path / "made.yaml")
     assert (tmp_path / "made.yaml").read_bytes() == (FOLDER / f"{name}.yaml").read_bytes()
     localgrad.decouple(

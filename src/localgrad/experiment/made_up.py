@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from localgrad import Chain, losses, networks
 from localgrad.errors import LocalgradError
 from localgrad.experiment.building.by_path import made_by
+from localgrad.experiment.building.network import by_name
 from localgrad.experiment.config import Config
 from localgrad.experiment.host import find_device, prepare
 from localgrad.experiment.options.kinds import Choice
@@ -178,8 +179,8 @@ def _model(
         _check_rank(name, shape, 1)
         context = shape[0] if shape else int(options.get("context", CONTEXT))
         tokens = networks.TextFacts(int(options.get("vocabulary", VOCABULARY)), context)
-        return _get(choice, tokens), (context,)
-    model = _get(choice, None)
+        return by_name(choice, tokens), (context,)
+    model = by_name(choice, None)
     own = _own_shape(choice, model)
     if shape is None or shape == own:
         return model, own
@@ -191,7 +192,7 @@ def _model(
             raise LocalgradError(f"--input {shape[0]}: {name} takes at most {longest} tokens")
         return model, own
     facts = networks.Facts(_classes(choice, model), shape[0], (shape[1], shape[2]))
-    return _get(choice, facts), own
+    return by_name(choice, facts), own
 
 
 def _check_rank(name: str, shape: tuple[int, ...] | None, rank: int) -> None:
@@ -199,15 +200,6 @@ def _check_rank(name: str, shape: tuple[int, ...] | None, rank: int) -> None:
         wanted = "a number of tokens, such as 1024" if rank == 1 else "a shape such as 3x224x224"
         given = "x".join(map(str, shape))
         raise LocalgradError(f"--input {given}: network {name!r} takes {wanted}")
-
-
-def _get(choice: Choice, facts: networks.Facts | networks.TextFacts | None) -> nn.Module:
-    try:
-        return networks.get(choice.name, facts, **choice.options)
-    except LocalgradError:
-        raise
-    except (TypeError, ValueError) as error:
-        raise LocalgradError(f"network {choice.name!r}: {error}") from error
 
 
 def _own_shape(choice: Choice, model: Any) -> tuple[int, ...] | None:

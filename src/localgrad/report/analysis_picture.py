@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from localgrad.errors import LocalgradError
 from localgrad.report import analysis
+from localgrad.report.analysis import Group
 from localgrad.report.analysis_figures import (
     draw_agreement,
     draw_alike,
@@ -16,7 +17,7 @@ from localgrad.report.analysis_figures import (
     draw_probes,
 )
 from localgrad.report.palette import token
-from localgrad.report.svg import alone, drawing, png, sheet
+from localgrad.report.svg import sheet, write_picture
 
 WIDTH, HEIGHT = 860, 640  # in CSS pixels
 _PANELS = (draw_agreement, draw_probes, draw_alike, draw_exits)
@@ -32,37 +33,33 @@ def write_analysis_picture(data: Mapping[str, object], path: str | Path) -> None
     Raises:
         LocalgradError: the path ends in something else, or a key is missing; nothing is written.
     """
-    path = Path(path)
-    if path.suffix not in (".svg", ".png"):
-        raise LocalgradError(f"cannot draw {path}: the name must end in .svg or .png")
-    theme = None if path.suffix == ".svg" else 0
-    with drawing(theme):
-        groups = analysis.read(data)
-        figure = sheet(WIDTH, HEIGHT)
-        figure.set_layout_engine("constrained")
-        for axes, draw in zip(figure.subplots(2, 2).flat, _PANELS, strict=True):
-            axes.grid(axis="y")
-            if not draw(axes, groups):
-                axes.set_axis_off()
-        handles = [
-            Line2D(
-                [],
-                [],
-                color=group.look.colour,
-                dashes=group.look.dashes,
-                marker=group.look.family.marker,
-                markersize=6,
-                markerfacecolor=token("page") if group.look.hollow else group.look.colour,
-                label=group.label,
-            )
-            for group in groups
-        ]
-        figure.legend(
-            handles=handles, loc="outside upper left", ncols=5, frameon=False, handlelength=2.6
+    groups = analysis.read(data)
+    text = "Four panels: cosine with BP's gradient, linear probes and similarity along the "
+    text += "depth; accuracy of early exits against their FLOPs. A line a rule."
+    write_picture(path, "What the networks have learned", text, lambda: _figure(groups))
+
+
+def _figure(groups: Sequence[Group]) -> Figure:
+    figure = sheet(WIDTH, HEIGHT)
+    figure.set_layout_engine("constrained")
+    for axes, draw in zip(figure.subplots(2, 2).flat, _PANELS, strict=True):
+        axes.grid(axis="y")
+        if not draw(axes, groups):
+            axes.set_axis_off()
+    handles = [
+        Line2D(
+            [],
+            [],
+            color=group.look.colour,
+            dashes=group.look.dashes,
+            marker=group.look.family.marker,
+            markersize=6,
+            markerfacecolor=token("page") if group.look.hollow else group.look.colour,
+            label=group.label,
         )
-        if theme is not None:
-            png(figure, path)
-            return
-        text = "Four panels: cosine with BP's gradient, linear probes and similarity along the "
-        text += "depth; accuracy of early exits against their FLOPs. A line a rule."
-        path.write_text(alone(figure, "What the networks have learned", text), encoding="utf-8")
+        for group in groups
+    ]
+    figure.legend(
+        handles=handles, loc="outside upper left", ncols=5, frameon=False, handlelength=2.6
+    )
+    return figure

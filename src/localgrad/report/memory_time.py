@@ -16,7 +16,7 @@ from localgrad.report import fields
 from localgrad.report.labels import place, shortened
 from localgrad.report.palette import Look, looks, token
 from localgrad.report.pareto import front
-from localgrad.report.svg import alone, drawing, png, sheet
+from localgrad.report.svg import sheet, write_picture
 
 WIDTH, HEIGHT = 400, 330  # of a panel, in CSS pixels
 SINGLE = (640, 440)  # of a panel alone
@@ -71,21 +71,12 @@ def write_memory_time(
         LocalgradError: the path ends in something else, there is nothing to draw, or a key is
             missing; nothing is written.
     """
-    path = Path(path)
-    if path.suffix not in (".svg", ".png"):
-        raise LocalgradError(f"cannot draw {path}: the name must end in .svg or .png")
     read = [_panel(title, rows) for title, rows in panels.items()]
     if not read:
         raise LocalgradError("nothing to draw: no row has both memory and a cost against BP's")
-    theme = None if path.suffix == ".svg" else 0
-    with drawing(theme):
-        figure = _figure(read, columns)
-        if theme is not None:
-            png(figure, path)
-            return
-        text = "A point is a rule; left is faster, down needs less memory. The steps go through "
-        text += "what nothing else beats in both."
-        path.write_text(alone(figure, "Memory against time", text), encoding="utf-8")
+    text = "A point is a rule; left is faster, down needs less memory. The steps go through "
+    text += "what nothing else beats in both."
+    write_picture(path, "Memory against time", text, lambda: _figure(read, columns))
 
 
 def _panel(title: str, rows: Sequence[Mapping[str, object]]) -> Panel:

@@ -13,7 +13,7 @@ from localgrad.errors import LocalgradError
 from localgrad.report import fields
 from localgrad.report.labels import place
 from localgrad.report.palette import token
-from localgrad.report.svg import alone, drawing, plot, png
+from localgrad.report.svg import plot, write_picture
 
 WIDTH, HEIGHT = 640, 440
 _COSTS = {
@@ -46,9 +46,6 @@ def write_search_front(found: Mapping[str, object], path: str | Path) -> None:
         LocalgradError: the path ends in something else, or no trial came to its end; nothing is
             written.
     """
-    path = Path(path)
-    if path.suffix not in (".svg", ".png"):
-        raise LocalgradError(f"cannot draw {path}: the name must end in .svg or .png")
     kind = fields.text(found, "cost", "search")
     key, unit, axis = _COSTS[kind]
     best = set(fields.sequence(fields.get(found, "front", "search"), "front"))
@@ -60,15 +57,9 @@ def write_search_front(found: Mapping[str, object], path: str | Path) -> None:
     if not points:
         raise LocalgradError("nothing to draw: no trial came to its end")
     epochs = fields.whole(found, "epochs", "search")
-    theme = None if path.suffix == ".svg" else 0
-    with drawing(theme):
-        figure = _figure(points, axis, epochs)
-        if theme is not None:
-            png(figure, path)
-            return
-        text = "A point is a decoupling; left costs less, up is more accurate. The steps go "
-        text += "through what nothing else beats in both; crosses are cuts made without a search."
-        path.write_text(alone(figure, "Accuracy against cost", text), encoding="utf-8")
+    text = "A point is a decoupling; left costs less, up is more accurate. The steps go "
+    text += "through what nothing else beats in both; crosses are cuts made without a search."
+    write_picture(path, "Accuracy against cost", text, lambda: _figure(points, axis, epochs))
 
 
 def _point(row: Mapping[str, object], key: str, unit: float, best: set[object]) -> _Point:

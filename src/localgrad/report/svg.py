@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from localgrad.errors import LocalgradError
 from localgrad.report.palette import INKS, STAND_INS, themed, token, variables
 
 _REFERENCE = re.compile(r"#([A-Za-z][\w.-]*)")
@@ -142,9 +143,29 @@ def alone(figure: Figure, title: str, description: str) -> str:
     return ElementTree.tostring(root, encoding="unicode") + "\n"
 
 
-def png(figure: Figure, path: Path) -> None:
-    """Write the figure as pixels, two for each CSS pixel, in the light theme."""
-    figure.savefig(path, format="png", dpi=144, facecolor=INKS["page"][0])
+def write_picture(
+    path: str | Path, title: str, description: str, draw: Callable[[], Figure]
+) -> None:
+    """Draw a figure into a file: ``.svg``, light or dark as the reader's system is, or ``.png``.
+
+    Args:
+        path: of the file.
+        title: what a screen reader says.
+        description: the longer text that goes with it.
+        draw: makes the figure, within ``drawing()``.
+
+    Raises:
+        LocalgradError: the path ends in something else; ``draw`` is not called.
+    """
+    path = Path(path)
+    if path.suffix not in (".svg", ".png"):
+        raise LocalgradError(f"cannot draw {path}: the name must end in .svg or .png")
+    if path.suffix == ".svg":
+        with drawing():
+            path.write_text(alone(draw(), title, description), encoding="utf-8")
+        return
+    with drawing(0):  # two pixels for each CSS pixel, in the light theme
+        draw().savefig(path, format="png", dpi=144, facecolor=INKS["page"][0])
 
 
 def _plain_names(root: ElementTree.Element) -> None:

@@ -18,19 +18,23 @@ def build_network(choice: Choice, data: Dataset | TextDataset) -> nn.Module:
     images where it is built for one size, unless options say otherwise.
     """
     if networks.is_known_form(choice.name):
-        facts = _facts(choice, data)
-        try:
-            return networks.get(choice.name, facts, **choice.options)
-        except LocalgradError:
-            raise
-        except (TypeError, ValueError) as error:
-            raise LocalgradError(f"network {choice.name!r}: {error}") from error
+        return by_name(choice, _facts(choice, data))
     model = made_by(choice.name, choice.options, "network")
     if not isinstance(model, nn.Module):
         raise LocalgradError(
             f"network {choice.name!r} returned a {type(model).__name__}, expected an nn.Module"
         )
     return model
+
+
+def by_name(choice: Choice, facts: networks.Facts | networks.TextFacts | None) -> nn.Module:
+    """Build a network by name, with what it has to know of the data; None: its own defaults."""
+    try:
+        return networks.get(choice.name, facts, **choice.options)
+    except LocalgradError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise LocalgradError(f"network {choice.name!r}: {error}") from error
 
 
 def _facts(choice: Choice, data: Dataset | TextDataset) -> networks.Facts | networks.TextFacts:
