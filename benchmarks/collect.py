@@ -61,7 +61,7 @@ def collect(results: list[dict[str, Any]]) -> dict[str, Any]:
     date = max(result["date"] for result in results)
     return {
         **{key: first[key] for key in SHARED},
-        "blocks": max(row["losses"] for row in rows if row["method"] == "greedy"),
+        "blocks": max((row["losses"] for row in rows if row["method"] == "greedy"), default=None),
         "date": date,
         "command": "; ".join(dict.fromkeys(LOCAL.sub("", r["command"]) for r in results)),
         "commits": sorted({str(result["commit"]) for result in results}),
