@@ -78,6 +78,7 @@ def main() -> None:
                 path.write_text(new, encoding="utf-8")
     if "--check" not in sys.argv:
         step.draw()
+        analysis.draw(ROOT / "docs")
     if stale and "--check" in sys.argv:
         sys.exit(f"error: run benchmarks/tables.py: stale tables in {', '.join(stale)}")
     print(f"{'stale' if '--check' in sys.argv else 'renewed'}: {', '.join(stale) or 'none'}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Iterable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -146,3 +147,20 @@ def analysis(units: int = 4, labels: tuple[str, ...] = tuple(RULES)) -> Result:
         "versions": {"torch": "2.13.0"},
         "commit": "abc1234",
     }
+
+
+def figures_of_comparison(labels: Iterable[str]) -> list[str]:
+    """Return the titles of all figures that the page of a comparison has."""
+    names = list(labels)
+    return [
+        "Test accuracy over epochs",
+        "Accuracy of every block's exit",
+        "Heads as early exits",
+        "Peak memory against time",
+        "Peak activation memory",
+        "Accuracy against memory",
+        *(f"Reach of {label}" for label in names),
+        "Agreement with the gradients of BP",
+        "Similarity unit by unit",
+        *(f"CKA of {label} with BP, seed 0" for label in names),
+    ]

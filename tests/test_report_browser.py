@@ -9,6 +9,7 @@ import pytest
 import browser
 from command import compare
 from localgrad.cli import main
+from report_pages import figures_of_comparison
 
 pytestmark = pytest.mark.skipif(
     browser.CHROMIUM is None, reason="no chromium or google-chrome on PATH"
@@ -23,18 +24,7 @@ RUN = [
     "Peak memory of a step",
     "Reach of BackLink L=1",
 ]
-COMPARISON = [
-    "Test accuracy over epochs",
-    "Accuracy of every block's exit",
-    "Heads as early exits",
-    "Peak memory against time",
-    "Peak activation memory",
-    "Accuracy against memory",
-    *(f"Reach of {rule}" for rule in RULES),
-    "Agreement with the gradients of BP",
-    "Similarity unit by unit",
-    *(f"CKA of {rule} with BP, seed 0" for rule in RULES),
-]
+COMPARISON = figures_of_comparison(RULES)
 ANALYSIS = [
     "Agreement with the gradients of BP",
     "Linear probes",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from localgrad.report import analysis
 from localgrad.report.analysis import Group, Values
+from localgrad.report.analysis_picture import write_analysis_picture
 from localgrad.report.rules import spread
 from localgrad.report.tables import amount
-from results_as.text import RESULTS, Row, markdown, read
+from results_as.text import RESULTS, Row, markdown, plural, read
 
 NAME = "analysis-resnet32"
 _NONE = "Not measured yet: `localgrad analyse`."
@@ -52,6 +54,11 @@ def depth_table() -> str:
     return f"{markdown(header, rows)}\n\n{_setting(read(NAME), found)}"
 
 
+def draw(folder: Path) -> None:
+    """Write the picture of what was analysed."""
+    write_analysis_picture(read(NAME), folder / f"{NAME}.svg")
+
+
 def _saved(found: Sequence[Group]) -> list[tuple[str, str, str, str]]:
     return analysis.saved([group for group in found if len(group.runs[0].exits) > 1])
 
@@ -74,9 +81,9 @@ def _setting(found: Row, rules: Sequence[Group]) -> str:
     first = found["runs"][0]
     seeds = len(rules[0].runs)
     return (
-        f"{first['network']} on {first['data']}, {first['epochs']} epochs, the runs of "
-        f"[reproduce](reproduce.md); {found['inputs']:,} images; mean ± standard deviation over "
-        f"{seeds} seeds; {found['hardware']}; {found['date'][:10]}."
+        f"{first['network']} on {first['data']}, {plural(first['epochs'], 'epoch')}, the runs of "
+        f"[reproduce](reproduce.md); {found['inputs']:,} images; n = {seeds}; "
+        f"{found['hardware']}; {found['date'][:10]}."
     )
 
 
