@@ -12,6 +12,7 @@ import pytest
 from localgrad import report
 from localgrad.cli import main
 from localgrad.errors import LocalgradError
+from localgrad.report import analysis
 from localgrad.report.analysis_picture import write_analysis_picture
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -25,9 +26,9 @@ OPTIONS = [
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
-    for rule, blocks in (("greedy", "3"), ("backprop", "1")):
-        out = ["--blocks", blocks, "--out", str(folder / rule)]
-        assert main(["train", "--method.name", rule, *OPTIONS, *out]) == 0
+    for rule, blocks, logged in (("greedy", "3", "true"), ("backprop", "1", "false")):
+        own = ["--blocks", blocks, "--log.agreement", logged, "--out", str(folder / rule)]
+        assert main(["train", "--method.name", rule, *OPTIONS, *own]) == 0
     return folder
 
 
@@ -74,16 +75,27 @@ def test_the_page_has_every_figure(runs: Path, found: dict) -> None:
     page = (runs / "analysis" / "analysis.html").read_text()
     for name in ("agreement", "probes", "early-exits", "cka-0", "cka-1"):
         assert f'aria-labelledby="{name}-title' in page
-    assert "time-0" not in page  # the agreement was not logged
     assert "http" not in page.replace("http://www.w3.org", "")
 
 
-def test_the_agreement_over_training_is_drawn(found: dict, tmp_path: Path) -> None:
+def test_the_agreement_over_training_is_drawn_where_it_was_logged(
+    runs: Path, found: dict, tmp_path: Path
+) -> None:
+    greedy, whole = (analysis.read(found)[i].runs[0] for i in (1, 0))
+    assert [run.label for run in (greedy, whole)] == ["Greedy", "BP"]
+    text = (runs / "greedy" / "metrics.jsonl").read_text()
+    noted = [json.loads(line) for line in text.splitlines()]
+    assert greedy.over_time == tuple(tuple(epoch["agreement"].values()) for epoch in noted)
+    assert len(greedy.over_time) == 1
+    assert len(greedy.over_time[0]) == len(greedy.units) + 1
+    assert whole.over_time == ()
+    page = (runs / "analysis" / "analysis.html").read_text()
+    assert 'aria-labelledby="time-1-title' in page  # BP comes first
+    assert "time-0" not in page
     data = json.loads(json.dumps(found))
-    for run in data["runs"]:
-        run["history"] = [{"agreement": [0.1 * i for i in range(11)]} for _ in range(3)]
-    report.write_analysis(data, tmp_path / "a.html", title="t", command="c")
-    assert 'aria-labelledby="time-1-title' in (tmp_path / "a.html").read_text()
+    data["runs"][0]["history"][0]["agreement"] = [0.5]
+    with pytest.raises(LocalgradError, match=r"history must be an object"):
+        report.write_analysis(data, tmp_path / "a.html", title="t", command="c")
 
 
 def test_a_picture_has_a_panel_a_question(found: dict, tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ class Learned:
     """One run: what each of its units learned.
 
     Attributes:
-        depths: of each entry of ``agreement``, ``probes`` and the columns of ``cka``, 0..100 %.
         agreement: cosine with BP's gradient of each unit, the tail last.
         probes: test accuracy read off each unit, 0..1; empty where none were fitted.
         exits: (FLOPs relative to the whole network, accuracy) of each head that has classes.
@@ -129,12 +128,7 @@ def _run(
     units = tuple(str(name) for name in sequence(get(data, "units", where), where))
     agreement = _column(get(data, "agreement", where), "cosine", where)
     probes = _column(data.get("probes") or (), "test_accuracy", where)
-    history = sequence(get(data, "history", where), where)
-    over_time = tuple(
-        _numbers(found, where)
-        for found in (mapping(epoch, where).get("agreement") for epoch in history)
-        if found is not None
-    )
+    over_time = _over_time(get(data, "history", where), f"{where}: history")
     exits, saved = _exits(data.get("exits"), where)
     return Learned(
         text(data, "label", where),
@@ -149,6 +143,12 @@ def _run(
         cka,
         reference,
     )
+
+
+def _over_time(data: object, where: str) -> tuple[Values, ...]:
+    epochs = [mapping(epoch, where).get("agreement") for epoch in sequence(data, where)]
+    noted = [mapping(one, where).values() for one in epochs if one is not None]
+    return tuple(_numbers(list(one), where) for one in noted)
 
 
 def _exits(
