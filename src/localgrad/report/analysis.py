@@ -230,10 +230,11 @@ def saved(groups: Sequence[Group]) -> list[tuple[str, str, str, str]]:
 
 
 def environment(data: Mapping[str, object]) -> Mapping[str, object]:
-    """Versions of what made the analysis."""
+    """The machine and versions that made the analysis."""
     versions = mapping(get(data, "versions", "analysis"), "analysis: versions")
+    machine = [(key, data[key]) for key in ("hardware", "platform") if data.get(key)]
     return {
         "commit": str(data.get("commit") or ""),
-        "versions": tuple((str(k), str(v)) for k, v in sorted(versions.items())),
+        "versions": tuple((str(k), str(v)) for k, v in (*machine, *sorted(versions.items()))),
         "runs": [],
     }

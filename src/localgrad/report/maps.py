@@ -18,6 +18,7 @@ from localgrad.report.svg import inline, sheet
 
 _WIDTH = 320
 _LEFT, _BOTTOM, _EDGE = 46, 58, 4  # room for names
+_LOW = 56  # the least height, that of an axis' own name
 STEPS = 20  # shades of a map
 
 
@@ -56,7 +57,7 @@ def _map(values: Sequence[Values]) -> tuple[Figure, Axes]:
     """
     rows, columns = len(values), len(values[0])
     across = _WIDTH - _LEFT - _EDGE
-    tall = across * min(rows / columns, 1.0) if rows > 4 else 14.0 * rows
+    tall = max(across * min(rows / columns, 1.0), _LOW)
     height = tall + _BOTTOM + _EDGE
     figure = sheet(_WIDTH, height)
     axes = figure.add_axes((_LEFT / _WIDTH, _BOTTOM / height, across / _WIDTH, tall / height))
