@@ -85,16 +85,16 @@ def test_the_agreement_over_training_is_drawn_where_it_was_logged(
     assert [run.label for run in (greedy, whole)] == ["Greedy", "BP"]
     text = (runs / "greedy" / "metrics.jsonl").read_text()
     noted = [json.loads(line) for line in text.splitlines()]
-    assert greedy.over_time == tuple(tuple(epoch["agreement"].values()) for epoch in noted)
-    assert len(greedy.over_time) == 1
-    assert len(greedy.over_time[0]) == len(greedy.units) + 1
-    assert whole.over_time == ()
+    assert greedy.over_time == {epoch["epoch"]: epoch["agreement"] for epoch in noted}
+    assert list(greedy.over_time) == [1]
+    assert list(greedy.over_time[1]) == [*greedy.units, "tail"]
+    assert whole.over_time == {}
     page = (runs / "analysis" / "analysis.html").read_text()
     assert 'aria-labelledby="time-1-title' in page  # BP comes first
     assert "time-0" not in page
     data = json.loads(json.dumps(found))
     data["runs"][0]["history"][0]["agreement"] = [0.5]
-    with pytest.raises(LocalgradError, match=r"history must be an object"):
+    with pytest.raises(LocalgradError, match=r"history: agreement must be an object"):
         report.write_analysis(data, tmp_path / "a.html", title="t", command="c")
 
 

@@ -287,3 +287,6 @@ def test_logs_may_change_between_a_run_and_its_resumption(tmp_path: Path) -> Non
     assert main(["train", "--out", str(out), "--resume", "--quiet", *more]) == 0
     assert ["agreement" in line for line in lines(out)] == [False, True, True]
     assert read(out / "summary.json")["epochs"] == 3
+    page = (out / "report.html").read_text()
+    assert "2 epochs by 3 units" in page  # the first was not noted
+    assert "Agreement of" in page

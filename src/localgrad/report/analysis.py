@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from localgrad.errors import LocalgradError
+from localgrad.report.agreements import Agreements, mean, read_agreements
 from localgrad.report.fields import get, mapping, optional, sequence, text, whole
 from localgrad.report.palette import Look, family, looks
 from localgrad.report.rules import Spread, spread
@@ -36,7 +37,7 @@ class Learned:
     probes: Values
     exits: tuple[tuple[float, float], ...]
     saved: tuple[float, float] | None
-    over_time: tuple[Values, ...]
+    over_time: Agreements
     cka: tuple[Values, ...]
     reference: bool
 
@@ -72,9 +73,9 @@ class Group:
         return [(at, value) for at, value in found if value is not None]
 
     @property
-    def over_time(self) -> list[Values]:
+    def over_time(self) -> Agreements:
         """Mean agreement after each epoch; nothing where it was not logged."""
-        return _mean([run.over_time for run in self.runs])
+        return mean([run.over_time for run in self.runs])
 
 
 def _mean(each: Sequence[Sequence[Values]]) -> list[Values]:
@@ -128,7 +129,7 @@ def _run(
     units = tuple(str(name) for name in sequence(get(data, "units", where), where))
     agreement = _column(get(data, "agreement", where), "cosine", where)
     probes = _column(data.get("probes") or (), "test_accuracy", where)
-    over_time = _over_time(get(data, "history", where), f"{where}: history")
+    over_time = read_agreements(get(data, "history", where), f"{where}: history")
     exits, saved = _exits(data.get("exits"), where)
     return Learned(
         text(data, "label", where),
@@ -143,12 +144,6 @@ def _run(
         cka,
         reference,
     )
-
-
-def _over_time(data: object, where: str) -> tuple[Values, ...]:
-    epochs = [mapping(epoch, where).get("agreement") for epoch in sequence(data, where)]
-    noted = [mapping(one, where).values() for one in epochs if one is not None]
-    return tuple(_numbers(list(one), where) for one in noted)
 
 
 def _exits(

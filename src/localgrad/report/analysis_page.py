@@ -25,9 +25,6 @@ def write_analysis(data: dict[str, object], path: str | Path, *, title: str, com
     from localgrad.report import analysis_figures, maps, strokes, svg
 
     with svg.drawing():
-        times = [
-            (group.label, maps.over_time(group, f"time-{i}")) for i, group in enumerate(groups)
-        ]
         page = render(
             "analysis.html.j2",
             title=title,
@@ -38,7 +35,7 @@ def write_analysis(data: dict[str, object], path: str | Path, *, title: str, com
             saved=analysis.saved(groups),
             wide=max(len(run.units) for group in groups for run in group.runs) > MANY,
             learned=learned(data, groups),
-            over_time=[(label, drawing) for label, drawing in times if drawing is not None],
+            over_time=maps.over_time([(group.label, group.over_time) for group in groups]),
             command=command,
             typed_too=[],
             environments=[analysis.environment(data)],

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 
+from localgrad.report.agreements import Agreements
 from localgrad.report.analysis import Group, Reference, Values
 from localgrad.report.matrix import positions
 from localgrad.report.palette import token
@@ -36,18 +37,27 @@ def similarity(group: Group, reference: Reference, name: str) -> Markup | None:
     return inline(figure, name, f"CKA of {group.label} with {reference.label}", text)
 
 
-def over_time(group: Group, name: str) -> Markup | None:
-    """A map of the agreement with BP over training: rows are epochs, columns units."""
-    values = group.over_time
-    if not values:
-        return None
-    figure, axes = _map(values)
-    axes.set_xticks(*positions([*group.runs[0].units, "tail"][: len(values[0])]), rotation=90)
-    axes.set_yticks(*positions([str(epoch) for epoch in range(1, len(values) + 1)]))
+def over_time(rules: Sequence[tuple[str, Agreements]]) -> list[tuple[str, Markup]]:
+    """(label, map of the agreement with BP over training) of the rules that noted it.
+
+    Rows are epochs, columns units.
+    """
+    return [
+        (label, _over_time(label, found, f"time-{i}"))
+        for i, (label, found) in enumerate(rules)
+        if found
+    ]
+
+
+def _over_time(label: str, found: Agreements, name: str) -> Markup:
+    units = list(next(iter(found.values())))
+    figure, axes = _map([tuple(cosines.values()) for cosines in found.values()])
+    axes.set_xticks(*positions(units), rotation=90)
+    axes.set_yticks(*positions([str(epoch) for epoch in found]))
     axes.set_xlabel("units, input to output →", labelpad=3)
     axes.set_ylabel("epochs →", labelpad=3)
-    text = f"{len(values)} epochs by {len(values[0])} units; the stronger, the closer to 1."
-    return inline(figure, name, f"Agreement of {group.label} with BP over training", text)
+    text = f"{len(found)} epochs by {len(units)} units; the stronger, the closer to 1."
+    return inline(figure, name, f"Agreement of {label} with BP over training", text)
 
 
 def _map(values: Sequence[Values]) -> tuple[Figure, Axes]:

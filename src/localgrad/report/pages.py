@@ -45,7 +45,7 @@ def write_compare(
     looks = {rule.label: rule.look for rule in found}
     groups = [] if analysed is None else analysis.read(analysed, looks)
     # Imported late: the command line must start without matplotlib.
-    from localgrad.report import figures, strokes, svg
+    from localgrad.report import figures, maps, strokes, svg
 
     with svg.drawing():
         page = render(
@@ -64,6 +64,7 @@ def write_compare(
             front=figures.front(found),
             memory=figures.memory(found),
             tradeoff=figures.tradeoff(found),
+            over_time=maps.over_time([(rule.label, rule.agreements) for rule in found]),
             learned=None if analysed is None else learned(analysed, groups),
             seeds=max(len(rule.runs) for rule in found),
             reach=[_reach(rule, f"reach-{i}") for i, rule in enumerate(found)],
@@ -93,7 +94,7 @@ def write_run(
     """
     run = read_run(mapping(summary, "summary"), "summary", ratios={}, curve=curve, reach=reach)
     (rule,) = rules([run])
-    from localgrad.report import figures, run_figures, svg
+    from localgrad.report import figures, maps, run_figures, svg
 
     with svg.drawing():
         page = render(
@@ -110,6 +111,7 @@ def write_run(
             saved=words.saved([rule]),
             memory=run_figures.memory_parts(rule),
             blocks=words.blocks(run),
+            over_time=maps.over_time([(rule.label, rule.agreements)]),
             reach=[_reach(rule, "reach-0")],
             wide=True,
             command=run.command,

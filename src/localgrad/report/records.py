@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from localgrad.errors import LocalgradError
+from localgrad.report.agreements import Agreements, read_agreements
 from localgrad.report.fields import get, mapping, number, optional, sequence, text, whole
 from localgrad.report.reach import Reach, read_reach
 
@@ -70,6 +71,7 @@ class Run:
     versions: tuple[tuple[str, str], ...]
     commit: str
     curve: tuple[Epoch, ...]
+    agreements: Agreements
     reach: Reach | None
     inputs: str = "images"
     exit_flops: tuple[float | None, ...] = ()
@@ -135,6 +137,7 @@ def read_run(
             _epoch(entry, f"{where}: curve[{i}]")
             for i, entry in enumerate(sequence(curve, f"{where}: curve"))
         ),
+        agreements=read_agreements(curve, f"{where}: curve"),
         reach=None if reach is None else read_reach(reach, f"{where}: reach"),
         inputs=text(data, "inputs", where) if "inputs" in data else "images",
         exit_flops=tuple(

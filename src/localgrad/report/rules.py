@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from localgrad.report.agreements import Agreements, mean
 from localgrad.report.palette import Look, looks
 from localgrad.report.reach import Reach, merge
 from localgrad.report.records import Epoch, Run
@@ -63,6 +64,11 @@ class Rule:
                 values.setdefault(entry.epoch, []).append(value(entry))
         rows = [(epoch, spread(found)) for epoch, found in sorted(values.items())]
         return [(epoch, row) for epoch, row in rows if row is not None]
+
+    @property
+    def agreements(self) -> Agreements:
+        """Mean agreement with BP after each epoch; nothing where it was not noted."""
+        return mean([run.agreements for run in self.runs])
 
     def exits(self) -> list[tuple[int, Spread]]:
         """(loss index, spread over the seeds) of the accuracy of every block's classifier."""
