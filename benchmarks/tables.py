@@ -26,6 +26,7 @@ from results_as import (
     rules,
     search,
     step,
+    terms,
 )
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,6 +58,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **rules.TABLES,
     **search.TABLES,
     **step.TABLES,
+    **terms.TABLES,
     **reproduce_table.tables(),
 }
 PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import localgrad
-from localgrad import LocalgradError, Part
+from localgrad import Decoupling, LocalgradError, Part
 from localgrad import methods as M
 from localgrad.losses import (
+    Goal,
     HeadOutput,
     InfoProLoss,
     PredSimLoss,
@@ -23,6 +24,7 @@ from localgrad.losses import (
     similarity_matrix,
     supervised_contrast,
 )
+from localgrad.methods.blocks import local_blocks
 from localgrad.networks import resnet_cifar
 
 
@@ -88,7 +90,7 @@ def test_predsim_loss() -> None:
     similar = sum(float((a[i, j] - b[i, j]) ** 2) for i in range(4) for j in range(4)) / 16
     task = sum(-math.log(float(logits[i].softmax(0)[y[i]])) for i in range(4)) / 4
     for beta in (0.0, 0.01, 1.0):
-        loss = PredSimLoss(F.cross_entropy, beta, 3)(HeadOutput(logits, x), y, x)
+        loss = PredSimLoss(Goal(F.cross_entropy, 3), beta)(HeadOutput(logits, x), y, x)
         assert float(loss) == pytest.approx((1 - beta) * similar + beta * task, rel=1e-9)
 
 
@@ -147,7 +149,7 @@ def test_infopro_loss_reconstructs_the_image_before_normalisation() -> None:
     bce = -(pixels * decoded.log() + (1 - pixels) * (1 - decoded).log()).mean()
     contrast = slow_contrast(features, y, 0.07)
 
-    loss = InfoProLoss(F.cross_entropy, 0.5, 2.0, MEAN, STD)
+    loss = InfoProLoss(Goal(F.cross_entropy), 0.5, 2.0, MEAN, STD)
     torch.testing.assert_close(loss.pixels(image), pixels)
     both = loss(HeadOutput(features=features, image=decoded), y, image)
     assert float(both) == pytest.approx(0.5 * float(bce) + 2.0 * contrast, rel=1e-9)
@@ -159,7 +161,7 @@ def test_infopro_loss_reconstructs_the_image_before_normalisation() -> None:
 
 
 def test_infopro_check() -> None:
-    loss = InfoProLoss(F.cross_entropy, 1.0, 1.0, MEAN, STD)
+    loss = InfoProLoss(Goal(F.cross_entropy), 1.0, 1.0, MEAN, STD)
     black = torch.stack([torch.full((4, 4), -m / s) for m, s in zip(MEAN, STD, strict=True)])
     white = torch.stack([torch.full((4, 4), (1 - m) / s) for m, s in zip(MEAN, STD, strict=True)])
     loss.check(torch.stack([black, white]))
@@ -169,7 +171,8 @@ def test_infopro_check() -> None:
         loss.check(torch.full((1, 3, 4, 4), -9.0))
     with pytest.raises(LocalgradError, match="must have 4 values, one a channel"):
         loss.check(torch.zeros(1, 4, 2, 2))
-    InfoProLoss(F.cross_entropy, 0.0, 1.0, (0.0,), (1.0,)).check(torch.full((1, 3, 4, 4), -9.0))
+    without = InfoProLoss(Goal(F.cross_entropy), 0.0, 1.0, (0.0,), (1.0,))
+    without.check(torch.full((1, 3, 4, 4), -9.0))
 
 
 def test_infopro_refuses_images_that_are_not_normalised_as_it_was_told() -> None:
@@ -182,27 +185,41 @@ def test_infopro_refuses_images_that_are_not_normalised_as_it_was_told() -> None
 
 def test_task_takes_logits_from_either_kind_of_head() -> None:
     logits, y = randn(4, 3), torch.tensor([0, 1, 2, 0])
-    task = Task(F.cross_entropy)
+    task = Task(Goal(F.cross_entropy))
     expected = F.cross_entropy(logits, y)
     assert torch.equal(task(logits, y, logits), expected)
     assert torch.equal(task(HeadOutput(logits=logits), y, logits), expected)
     assert logits_of(HeadOutput(features=logits)) is None
 
 
-def smooth(strength: float) -> Any:
-    """A loss factory of one's own: cross-entropy with label smoothing."""
-
-    def loss(output: Any, target: Tensor, image: Tensor) -> Tensor:
-        return F.cross_entropy(logits_of(output), target, label_smoothing=strength)  # type: ignore[arg-type]
-
-    return loss
+def per_class(goal: Goal, strength: float) -> Any:
+    """A loss of one's own: the task's, less when there are more classes."""
+    return lambda output, target, image: strength * goal.loss(output, target) / goal.classes
 
 
-def test_a_loss_of_ones_own() -> None:
-    logits, y = randn(4, 3), torch.tensor([0, 1, 2, 0])
-    loss = build(Part.of(smooth, strength=0.2), F.cross_entropy, 3)
-    expected = F.cross_entropy(logits, y, label_smoothing=0.2)
-    assert torch.equal(loss(logits, y, logits), expected)
+def nothing(goal: Goal) -> None:
+    """A builder that forgets to return its loss."""
+
+
+class PerClass:
+    """A rule with it."""
+
+    name = "per_class"
+
+    def __call__(self, chain: localgrad.Chain, cuts: tuple[int, ...] | None) -> Decoupling:
+        head, loss = Part("pool_linear"), Part.of(per_class, strength=3.0)
+        blocks = local_blocks(cuts or (), lambda _: head, lambda _: loss)
+        return Decoupling(self.name, chain.names, blocks)
+
+
+def test_a_loss_of_ones_own_knows_the_task_and_the_classes() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 2))
+    x, y = torch.randn(6, 4), torch.randn(6, 2)
+    learner = localgrad.decouple(model, PerClass(), blocks=2, example_input=x, loss=F.mse_loss)
+    out = learner.step(x, y)
+    expected = 3.0 * F.mse_loss(learner.exits(x)[0], y) / 2
+    assert torch.equal(out.losses[0], expected.detach())
 
 
 @pytest.mark.parametrize(
@@ -211,13 +228,15 @@ def test_a_loss_of_ones_own() -> None:
         (Part("tsk"), "unknown loss 'tsk': use one of task, predsim, infopro, or package.module:"),
         (Part("nowhere_at_all:f"), "loss 'nowhere_at_all:f' cannot be imported"),
         (Part("predsim"), "loss predsim: .*missing 1 required positional argument: 'beta'"),
+        (Part.of(per_class), "per_class: .*missing 1 required positional argument: 'strength'"),
+        (Part.of(nothing), "nothing is a NoneType: a builder makes a loss"),
         (Part("task", {"x": 1}), r"loss task\(x=1\): .*unexpected keyword argument 'x'"),
     ],
     ids=str,
 )
 def test_losses_that_cannot_be_built(part: Part, message: str) -> None:
     with pytest.raises(LocalgradError, match=message):
-        build(part, F.cross_entropy, 3)
+        build(part, Goal(F.cross_entropy, 3))
 
 
 def test_the_task_loss_is_the_users() -> None:

@@ -17,6 +17,7 @@ from localgrad.errors import LocalgradError
 from localgrad.flops import measure_flops
 from localgrad.freed_memory import keep_freed_memory
 from localgrad.learner import LocalLearner, StepOutput
+from localgrad.losses import Goal
 from localgrad.memory import Memory, measure_memory
 from localgrad.prediction import predict_flops, predict_memory
 from localgrad.reach import Reach
@@ -30,6 +31,7 @@ __all__ = [
     "Chain",
     "CompileReport",
     "Decoupling",
+    "Goal",
     "Link",
     "LocalLearner",
     "LocalgradError",

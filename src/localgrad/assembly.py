@@ -180,6 +180,7 @@ def _assemble(
                 "give loss=localgrad.losses.next_token (y: the tokens themselves) or "
                 "loss=localgrad.losses.each_token (y: a target a token)"
             )
+    goal = loss_room.Goal(task, classes)
     heads: list[nn.Module] = []
     stages: list[Stage] = []
     for k, block in enumerate(decoupling.blocks):
@@ -194,7 +195,7 @@ def _assemble(
                 head.checkpoint = block.checkpoint
             heads.append(head)
         units = tuple(unit.within(first) for unit in chain.units[block.start : block.stop])
-        local_loss = loss_room.build(block.loss, task, classes)
+        local_loss = loss_room.build(block.loss, goal)
         if isinstance(local_loss, loss_room.InfoProLoss) and example is not None:
             local_loss.check(example)
         stages.append(Stage(k, block, units, head, local_loss))

@@ -1,13 +1,15 @@
 """Local losses.
 
 A local loss is called as ``loss(output, target, image)``: what the head returned, the batch's
-targets, and the network's input (InfoPro reconstructs it).
+targets, and the network's input (InfoPro reconstructs it). It comes from a builder, called as
+``builder(goal, **options)``; a builder of one's own is any importable callable with that signature.
 """
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +20,19 @@ from localgrad.decoupling import Part
 from localgrad.errors import LocalgradError
 
 LocalLoss = Callable[[Any, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What the network learns, for builders of local losses.
+
+    Args:
+        loss: the task loss, ``loss(logits, y) -> scalar``, as given to ``decouple``.
+        classes: size of the network's output; 0 where ``decouple`` had no example input.
+    """
+
+    loss: Callable[[Tensor, Tensor], Tensor]
+    classes: int = 0
 
 
 class HeadOutput(NamedTuple):
@@ -83,8 +98,8 @@ def next_token(scores: Tensor, tokens: Tensor) -> Tensor:
 class Task:
     """The task's own loss (usually cross-entropy) on the head's logits."""
 
-    def __init__(self, loss: Callable[[Tensor, Tensor], Tensor]) -> None:
-        self.loss = loss
+    def __init__(self, goal: Goal) -> None:
+        self.loss = goal.loss
 
     def __call__(self, output: Any, target: Tensor, image: Tensor) -> Tensor:
         return self.loss(logits_of(output), target)  # type: ignore[arg-type]
@@ -117,8 +132,8 @@ class PredSimLoss:
     head's feature map and of the one-hot targets.
     """
 
-    def __init__(self, task: Callable[[Tensor, Tensor], Tensor], beta: float, classes: int) -> None:
-        self.task, self.beta, self.classes = task, beta, classes
+    def __init__(self, goal: Goal, beta: float) -> None:
+        self.task, self.beta, self.classes = goal.loss, beta, goal.classes
 
     def __call__(self, output: HeadOutput, target: Tensor, image: Tensor) -> Tensor:
         assert output.features is not None
@@ -159,13 +174,13 @@ class InfoProLoss:
 
     def __init__(
         self,
-        task: Callable[[Tensor, Tensor], Tensor],
+        goal: Goal,
         reconstruct: float,
         classify: float,
         mean: Sequence[float],
         std: Sequence[float],
     ) -> None:
-        self.task, self.reconstruct, self.classify = task, reconstruct, classify
+        self.task, self.reconstruct, self.classify = goal.loss, reconstruct, classify
         self.mean, self.std = mean, std
 
     def check(self, image: Tensor) -> None:
@@ -226,19 +241,27 @@ def resolve(name: str, kind: str, known: dict[str, Any]) -> Any:
     return found
 
 
-def build(part: Part, task: Callable[[Tensor, Tensor], Tensor], classes: int) -> LocalLoss:
+LOSSES: dict[str, Callable[..., LocalLoss]] = {
+    "task": Task,
+    "predsim": PredSimLoss,
+    "infopro": InfoProLoss,
+}
+
+
+def build(part: Part, goal: Goal) -> LocalLoss:
     """Make the local loss that ``part`` names.
 
-    A loss of one's own is any importable factory that returns a callable
-    ``(output, target, image) -> scalar``.
+    >>> build(Part("task"), Goal(F.mse_loss))(torch.ones(2), torch.zeros(2), None)
+    tensor(1.)
+
+    Raises:
+        LocalgradError: the loss is unknown, cannot be imported, or refuses its options.
     """
-    builders: dict[str, Callable[..., LocalLoss]] = {
-        "task": lambda: Task(task),
-        "predsim": lambda beta: PredSimLoss(task, beta, classes),
-        "infopro": lambda **options: InfoProLoss(task, **options),
-    }
+    builder: Any = resolve(part.name, "loss", LOSSES)
     try:
-        loss: LocalLoss = resolve(part.name, "loss", builders)(**part.options)
+        loss: LocalLoss = builder(goal, **part.options)
     except TypeError as error:
         raise LocalgradError(f"loss {part}: {error}") from error
+    if not callable(loss):
+        raise LocalgradError(f"loss {part} is a {type(loss).__name__}: a builder makes a loss")
     return loss

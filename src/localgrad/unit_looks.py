@@ -46,6 +46,7 @@ def ends_of(chain: Chain, finest: Decoupling, example: Tensor, task: Task) -> li
     """
     shapes, out = chain.shapes(example)
     classes, tokens = (out[-1] if out else 0), (out[0] if len(out) == 2 else None)
+    goal = loss_room.Goal(task, classes)
     y = torch.zeros(len(example), *out[:-1], dtype=torch.long, device=example.device)
     blocks = {block.stop - 1: block for block in finest.blocks if block.head is not None}
     found: list[End | None] = []
@@ -56,8 +57,8 @@ def ends_of(chain: Chain, finest: Decoupling, example: Tensor, task: Task) -> li
             continue
         site = Site(chain, place, shapes, classes, example.shape[1:], tokens)
         head = head_room.placed(head_room.build(block.head, site), chain.model)
-        found.append(End(head, loss_room.build(block.loss, task, classes), y))
-    found.append(End(None, loss_room.build(finest.blocks[-1].loss, task, classes), y))
+        found.append(End(head, loss_room.build(block.loss, goal), y))
+    found.append(End(None, loss_room.build(finest.blocks[-1].loss, goal), y))
     return found
 
 

@@ -26,7 +26,7 @@ def check_parts(decoupling: Decoupling) -> None:
         try:
             if block.head is not None:
                 losses.resolve(block.head.name, "head", heads.HEADS)
-            losses.build(block.loss, F.cross_entropy, 2)
+            losses.build(block.loss, losses.Goal(F.cross_entropy, 2))
         except LocalgradError as error:
             raise LocalgradError(f"block {k}: {error}") from error
 
