@@ -328,3 +328,8 @@ def test_import_is_cheap() -> None:
         "assert not {'matplotlib', 'jinja2', 'markupsafe'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_eight_variants_of_a_rule_look_different() -> None:
+    drawn = looks([("infopro", f"InfoPro {i}") for i in range(8)])
+    assert len({(look.dashes, look.hollow) for look in drawn}) == 8

@@ -166,11 +166,34 @@ def compiled_table() -> str:
     )
 
 
+def waiting_table() -> str:
+    """A step where waiting threads spin, beside one where they sleep."""
+    if not (RESULTS / "waiting-cpu.json").exists():
+        return "Not measured yet: `python benchmarks/cpu/waiting.py`."
+    found = read("waiting-cpu")
+    header = ["step", "busy processes beside it", "spinning, ms", "asleep, ms", "asleep ÷ spinning"]
+    rows = [
+        [
+            row["case"],
+            str(row["busy_processes"]),
+            *(f"{1000 * row[f'{policy}_seconds']:,.0f}" for policy in ("active", "passive")),
+            f"{row['ratio']['mean']:.2f} ± {row['ratio']['std']:.2f}",
+        ]
+        for row in found["rows"]
+    ]
+    return (
+        f"{markdown(header, rows)}\n\n{found['network']}; medians of {found['n']} pairs of "
+        f"processes; {found['hardware']}, torch {found['versions']['torch']}; "
+        f"{found['date'][:10]}."
+    )
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "data": pipeline_table,
     "overhead": overhead_table,
     "prediction": prediction_table,
     "compiled": compiled_table,
     "freed-memory": freed_memory_table,
+    "waiting": waiting_table,
     "budget": budget_table,
 }

@@ -1,6 +1,10 @@
-"""Ctrl-C while the command line starts, which is the import of torch above all, and while it ends.
+"""What the command line needs before torch is imported.
 
-Imported first of all; does nothing in other programs, whose signals are their own.
+Ctrl-C works while it starts, which is the import of torch above all, and while it ends. Threads of
+an operation sleep while they wait for each other: spinning, which is torch's default, takes from
+other programs the very cores that the late thread waits for.
+
+Imported first of all; does nothing in other programs, whose signals and threads are their own.
 """
 
 from __future__ import annotations
@@ -40,7 +44,9 @@ def quit_now(number: int, frame: Any) -> None:
     os._exit(INTERRUPTED)
 
 
-if is_command(sys.orig_argv) and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, quit_now)
-    # the first one registered is the last one called; what is left of Python's end takes no time
-    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
+if is_command(sys.orig_argv):
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, quit_now)
+        # the first registered is the last called; what is left of Python's end takes no time
+        atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)

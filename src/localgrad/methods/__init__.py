@@ -97,6 +97,12 @@ def check(name: str, options: dict[str, Any]) -> None:
             raise LocalgradError(f"method {name!r} has no option {key!r}{hint}")
 
 
+def _short(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return f"({', '.join(map(_short, value))})"
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
 _SHORT = {"length": "L", "depth": "d"}
 _OF_THE_DATA = ("mean", "std")  # facts about the images, not choices
 
@@ -106,6 +112,8 @@ def label(method: Any) -> str:
 
     >>> label(BackLink(length=1)), label(AugLocal(depth=5)), label(Backprop(checkpoint="unit"))
     ('BackLink L=1', 'AugLocal d=5', 'BP + checkpoint unit')
+    >>> label(InfoPro(first=(1.0, 0.5)))
+    'InfoPro first=(1, 0.5)'
     """
     if isinstance(method, Backprop):
         return f"BP + checkpoint {method.checkpoint}" if method.checkpoint else "BP"
@@ -117,5 +125,5 @@ def label(method: Any) -> str:
         if field.name in _SHORT:
             shown.append(f"{_SHORT[field.name]}={value}")
         elif value != field.default:
-            shown.append(str(value) if isinstance(value, str) else f"{field.name}={value}")
+            shown.append(value if isinstance(value, str) else f"{field.name}={_short(value)}")
     return " ".join([type(method).__name__, *shown])
