@@ -248,3 +248,18 @@ def test_the_task_loss_is_the_users() -> None:
     out = learner.step(x, y)
     assert torch.equal(out.losses[-1], F.mse_loss(model(x), y).detach())
     assert torch.equal(out.losses[0], F.mse_loss(learner.exits(x)[0], y).detach())
+
+
+def test_infopro_without_reconstruction_is_greedy_with_its_head() -> None:
+    x, y = torch.rand(6, 3, 16, 16), torch.randint(10, (6,))
+    found = []
+    for rule in (
+        M.InfoPro("softmax", first=(0, 1), last=(0, 1)),
+        M.Greedy(head="conv_mlp"),
+    ):
+        torch.manual_seed(0)
+        learner = localgrad.decouple(resnet_cifar(8, width=4), rule, example_input=x)
+        out = learner.step(x, y)
+        found.append([*out.losses, *(parameter.grad for parameter in learner.parameters())])
+    assert len(found[0]) == len(found[1])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))

@@ -73,13 +73,19 @@ def test_ratios_are_to_bp_of_the_same_network(folder: Path) -> None:
         (["{}/none"], "holds no run, comparison or analysis"),
         (["{}/bp", "--out", "{}/x"], "give two or more"),
         (["{}/half"], "has not come to its end: go on with localgrad train --out"),
+        (["{}/some"], "has not come to its end: go on with localgrad compare --out"),
+        (["{}/search"], "search holds a search, which has no page: its table is search.json"),
     ],
 )
 def test_bad_input(
     folder: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (folder / "half").mkdir(exist_ok=True)
-    (folder / "half" / "config.yaml").write_text("epochs: 2\n")
+    for name, options in (
+        ("half", "epochs: 2"), ("some", "methods: [{name: greedy}]"), ("search", "epochs: 2")
+    ):  # fmt: skip
+        (folder / name).mkdir(exist_ok=True)
+        (folder / name / "config.yaml").write_text(options + "\n")
+    (folder / "search" / "study.db").touch()
     assert main(["report", *[word.format(folder) for word in words]]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1

@@ -129,6 +129,14 @@ def test_same_seed_same_search(finished, tmp_path):
     assert outcome(read(tmp_path / "x" / "search.json")) == outcome(read(finished / "search.json"))
 
 
+def test_nothing_else_goes_into_its_folder(finished, capsys):
+    before = snapshot(finished)
+    for line in (["train", "--out", str(finished), "--resume"], ["report", str(finished)]):
+        assert main(line) == 2
+        assert "holds a search" in error_line(capsys)
+    assert snapshot(finished) == before
+
+
 def test_a_trial_is_a_run_that_can_be_trained_again(finished, tmp_path, capsys):
     found = read(finished / "search.json")
     index = found["front"][0]

@@ -77,7 +77,7 @@ def title_of(results: list[dict[str, Any]]) -> str:
     epochs = {result["epochs"] for result in results}
     facts = [
         one("train_images", "{:,} " + inputs),
-        _plural(epochs.pop(), "epoch") if len(epochs) == 1 else None,
+        show.plural(epochs.pop(), "epoch") if len(epochs) == 1 else None,
         one("batch_size", "batch {}"),
     ]
     network, data = one("network", "{}") or "several networks", one("data", "{}") or "several data"
@@ -113,7 +113,3 @@ def rows(results: list[dict[str, Any]]) -> list[dict[str, str]]:
             }
         )
     return found
-
-
-def _plural(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"

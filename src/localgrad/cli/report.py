@@ -10,7 +10,8 @@ from localgrad.cli.page import write_compare_page, write_page, write_run_page
 from localgrad.errors import LocalgradError
 from localgrad.experiment.compare import add_ratios, gather
 from localgrad.experiment.config import Config
-from localgrad.experiment.folder import RunFolder
+from localgrad.experiment.folder import STUDY, RunFolder
+from localgrad.experiment.same_run import of_comparison
 
 MADE = {"compare.json": "compare.html", "analysis.json": "analysis.html"}
 
@@ -63,9 +64,13 @@ def _kind(folder: RunFolder) -> str:
     for name in (*MADE, "summary.json"):
         if (folder / name).exists():
             return name
+    if (folder / STUDY).exists():
+        found = "its table is search.json, its picture front.svg"
+        raise LocalgradError(f"{folder.path} holds a search, which has no page: {found}")
     if (folder / "config.yaml").exists():
+        command = "compare" if of_comparison(folder.path) else "train"
         raise LocalgradError(
-            f"{folder.path} has not come to its end: go on with localgrad train --out "
+            f"{folder.path} has not come to its end: go on with localgrad {command} --out "
             f"{folder.path} --resume"
         )
     raise LocalgradError(f"{folder.path} holds no run, comparison or analysis")

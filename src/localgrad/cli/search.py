@@ -119,9 +119,10 @@ def _spent(found: dict[str, Any]) -> str:
     text = f"{found['seconds']:,.0f} s of training and validation in all"
     if full["seconds"]:
         times = found["seconds"] / full["seconds"]
+        length = f"{show.plural(full['epochs'], 'epoch')} on all {full['images']:,} inputs"
         text += (
-            f": {times:.2f} times one training of the most accurate one for {full['epochs']} "
-            f"epochs on all {full['images']:,} inputs ({full['seconds']:,.0f} s)"
+            f": {times:.2f} times one training of the most accurate one for {length} "
+            f"({full['seconds']:,.0f} s)"
         )
     return text
 

@@ -128,3 +128,12 @@ def ratio(value: float | None) -> str:
     ('0.50x', '-')
     """
     return "-" if value is None else f"{value:.2f}x"
+
+
+def plural(count: int, what: str) -> str:
+    """Return a number of things.
+
+    >>> plural(1, "epoch"), plural(3, "epoch")
+    ('1 epoch', '3 epochs')
+    """
+    return f"{count} {what}{'' if count == 1 else 's'}"

@@ -16,6 +16,7 @@ from localgrad.experiment.same_run import check_same
 from localgrad.experiment.whole_file import atomically, cannot_write
 
 LOCK = ".lock"  # there while a process fills the folder
+STUDY = "study.db"  # the trials of a search
 _OURS = ("summary.json", "metrics.jsonl", "model.safetensors", "compare.json", "checkpoint/last.pt")
 
 
@@ -23,6 +24,7 @@ class RunFolder:
     """The files of one run, or of one comparison, under ``path``."""
 
     writes = True  #: whether this process fills the folder
+    searches = False  #: whether it is that of a search
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -97,6 +99,8 @@ class RunFolder:
                         f"{self.path} holds a run already: go on with it by --resume, or give "
                         "another --out"
                     )
+                if (self / STUDY).exists() and not self.searches:
+                    raise LocalgradError(f"{self.path} holds a search: give another --out")
                 check_same(self.path, config)
             else:
                 found = [name for name in _OURS if (self / name).exists()]
@@ -155,6 +159,12 @@ class RunFolder:
     def write_metrics(self, epochs: Iterable[dict[str, Any]]) -> None:
         """Write the epochs logged so far."""
         self.write("metrics.jsonl", "".join(json.dumps(epoch) + "\n" for epoch in epochs))
+
+
+class SearchFolder(RunFolder):
+    """The folder of a search, whose trials are runs below it."""
+
+    searches = True
 
 
 class OthersFolder(RunFolder):

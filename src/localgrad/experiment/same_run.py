@@ -28,6 +28,12 @@ def identity(config: Config) -> str:
     return hashlib.sha256(json.dumps(numbers, sort_keys=True).encode()).hexdigest()
 
 
+def of_comparison(folder: Path) -> bool:
+    """Whether the options in a folder are those of a comparison, not of a single run."""
+    alone = (folder / "decoupling.yaml").exists()
+    return not alone and bool(flat(read_yaml(folder / "config.yaml")).get("methods"))
+
+
 def check_same(folder: Path, config: Config) -> None:
     """Refuse to go on in a folder with another configuration than it has.
 
@@ -35,7 +41,7 @@ def check_same(folder: Path, config: Config) -> None:
         LocalgradError: names what differs.
     """
     old, new = flat(read_yaml(folder / "config.yaml")), flat(loads(to_yaml(config)))
-    compares = bool(old.get("methods")) and not (folder / "decoupling.yaml").exists()
+    compares = of_comparison(folder)
     if compares != bool(new["methods"]):
         kind = "comparison" if compares else "single run"
         raise LocalgradError(f"{folder} holds a {kind}: give another --out")

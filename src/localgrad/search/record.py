@@ -20,13 +20,13 @@ from sqlalchemy import event
 from localgrad.data.order import seed_of
 from localgrad.errors import LocalgradError
 from localgrad.experiment.config import Config
+from localgrad.experiment.folder import STUDY
 from localgrad.experiment.locks import locked
 from localgrad.search.baselines import Baseline
 from localgrad.search.costs import Costs, identity
 from localgrad.search.space import Space
 from localgrad.search.task import Task
 
-FILE = "study.db"
 NAME = "search"
 TRIES = 3  # of a trial whose process is killed each time
 PATIENCE = 200  # drawings in a row that are known or do not fit: there is nothing left
@@ -50,7 +50,7 @@ class Record:
         one = config.search.cost == "none"
         try:
             self.storage = optuna.storages.RDBStorage(
-                f"sqlite:///{folder / FILE}",
+                f"sqlite:///{folder / STUDY}",
                 engine_kwargs={"connect_args": {"timeout": _WAIT}},
             )
             event.listen(self.storage.engine, "connect", _fast)
@@ -65,8 +65,8 @@ class Record:
         except Exception as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise LocalgradError(
-                f"{folder / FILE} cannot be used as the record of a search: {reason}; give another "
-                "--out"
+                f"{folder / STUDY} cannot be used as the record of a search: {reason}; give "
+                "another --out"
             ) from error
 
     def close(self) -> None:
@@ -99,7 +99,7 @@ class Record:
                 for key in changed
             )
             raise LocalgradError(
-                f"{self.folder / FILE} is of another search ({detail}): give another --out"
+                f"{self.folder / STUDY} is of another search ({detail}): give another --out"
             )
 
     def trials(self) -> list[FrozenTrial]:

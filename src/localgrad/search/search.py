@@ -13,7 +13,7 @@ from typing import Any
 from localgrad.errors import LocalgradError
 from localgrad.experiment import environment
 from localgrad.experiment.config import Config
-from localgrad.experiment.folder import RunFolder
+from localgrad.experiment.folder import STUDY, SearchFolder
 from localgrad.experiment.host import find_device
 from localgrad.experiment.locks import locked
 from localgrad.experiment.loop import Interrupted
@@ -76,14 +76,14 @@ def search(
             no trial came to its end.
         Interrupted: after saving.
     """
-    folder = RunFolder(out)
+    folder = SearchFolder(out)
     with folder.alone():
         return _searched(settled(config), folder, resume, watch or Watch(), stop, command, run)
 
 
 def _searched(
     config: Config,
-    folder: RunFolder,
+    folder: SearchFolder,
     resume: bool,
     watch: Watch,
     stop: Callable[[], bool],
@@ -92,7 +92,7 @@ def _searched(
 ) -> dict[str, Any]:
     out = folder.path
     folder.check(config, resume)
-    if not resume and (folder / "study.db").exists():
+    if not resume and (folder / STUDY).exists():
         raise LocalgradError(f"{out} holds a search already: go on by --resume")
     subject = Subject(config)
     begin = subject.baselines()
