@@ -15,8 +15,17 @@ from typing import Any
 from localgrad import methods
 from localgrad.experiment.compare import add_ratios, gather
 from localgrad.experiment.folder import RunFolder
+from localgrad.experiment.tree import read_options
 
-SHARED = ("network", "data", "train_images", "test_images", "batch_size", "epochs")
+SHARED = (
+    "network",
+    "network_options",
+    "data",
+    "train_images",
+    "test_images",
+    "batch_size",
+    "epochs",
+)
 ABOUT = ("versions", "hardware", "platform")
 LOCAL = re.compile(r" --(out \S+|resume)")  # where a run was kept is nobody's business
 
@@ -70,9 +79,15 @@ def collect(results: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def summary(folder: RunFolder) -> dict[str, Any]:
+    network = read_options(folder / "config.yaml")["network"]
+    options = {key: value for key, value in network.items() if key != "name"}
+    return {**gather(folder), "network_options": options}
+
+
 def finished(out: Path) -> list[dict[str, Any]]:
     """Return the summaries of a comparison's finished runs, rule by rule."""
-    found = [gather(RunFolder(path.parent)) for path in out.glob("*/summary.json")]
+    found = [summary(RunFolder(path.parent)) for path in out.glob("*/summary.json")]
     order = methods.names()
     results = sorted(found, key=lambda r: (order.index(r["method"]), r["label"], r["seed"]))
     timing: dict[str, float | None] = {}  # there is none without BP

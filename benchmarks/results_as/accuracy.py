@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable
 
-from results_as.text import Row, markdown, percent, plural, read
+from results_as.text import Row, markdown, network_of, percent, plural, read
 
 
 def above(row: Row, other: Row) -> str:
@@ -40,7 +40,7 @@ def accuracy(result: Row) -> str:
 
 def setting(result: Row) -> str:
     return (
-        f"{result['network']} on {result['data']}, first {result['train_images']:,} training "
+        f"{network_of(result)} on {result['data']}, first {result['train_images']:,} training "
         f"images, {result['epochs']} epochs, batch {result['batch_size']}, tested on "
         f"{result['test_images']:,} images; {result['hardware']}; {result['date'][:10]}"
     )
@@ -81,7 +81,7 @@ def text_table(name: str) -> str:
 
 def text_setting(result: Row) -> str:
     return (
-        f"{result['network']} on {result['data']}, {result['train_images']:,} windows, "
+        f"{network_of(result)} on {result['data']}, {result['train_images']:,} windows, "
         f"{plural(result['epochs'], 'epoch')}, batch {result['batch_size']}, tested on "
         f"{result['test_images']:,} windows; {result['hardware']}; {result['date'][:10]}"
     )

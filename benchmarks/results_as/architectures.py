@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from results_as.text import Row, markdown, percent, read
+from results_as.text import Row, markdown, network_of, percent, read
 
 CHECKS = ("cut", "equal", "greedy", "backlink", "auglocal")
 
@@ -68,7 +68,7 @@ def families_table() -> str:
         [
             [
                 result["data"],
-                result["network"],
+                network_of(result),
                 row["rule"],
                 str(row["losses"]),
                 percent(row["test_accuracy"]),

@@ -12,7 +12,7 @@ from typing import Any
 from localgrad import methods
 from results_as.accuracy import above, bits
 from results_as.step import STEPS, bench_of, times_bp
-from results_as.text import RESULTS, Row, markdown, percent, read
+from results_as.text import RESULTS, Row, markdown, network_of, percent, read
 
 #: The form of each rule that stands for it where all stand side by side: with its own defaults.
 DEFAULT = {name: methods.label(cls()) for name, cls in methods.KNOWN.items()}
@@ -108,7 +108,7 @@ def trained_table(method: str) -> str:
         files += [name] if own else []
         for row in own:
             shared = [
-                f"{result['data']}, {result['network']}",
+                f"{result['data']}, {network_of(result)}",
                 row["rule"],
                 str(row["losses"]),
                 f"{result['epochs']} x {result['train_images']:,}",

@@ -30,6 +30,12 @@ def _words(column: Sequence[str]) -> bool:
     return any(start.isalpha() for start in starts)
 
 
+def network_of(result: Row) -> str:
+    """Return the name of the network that was trained, with its options."""
+    options = [f"{key} {value}" for key, value in result.get("network_options", {}).items()]
+    return f"{result['network']} ({', '.join(options)})" if options else str(result["network"])
+
+
 def percent(value: Row) -> str:
     mean = f"{100 * value['mean']:.1f}"
     return mean if value["std"] is None else f"{mean} ± {100 * value['std']:.1f}"
