@@ -1,8 +1,8 @@
-"""What a training step takes where threads wait for each other by spinning, and where they sleep.
+"""What a training step takes where threads that wait spin for long, and where they soon sleep.
 
     python benchmarks/cpu/waiting.py --json FILE
 
-The policy is read when torch is imported, so each measurement is a process of its own; the two
+The setting is read when torch is imported, so each measurement is a process of its own; the two
 alternate, first with nothing else on the machine, then beside a busy process on every core. Nothing
 else should run meanwhile.
 """
@@ -32,7 +32,7 @@ CASES: dict[str, tuple[tuple[int, ...], M.Method, int]] = {
     "BP, 1x8x8, batch 64": ((64, 1, 8, 8), M.Backprop(), 1),
     "BP, 3x32x32, batch 64": ((64, 3, 32, 32), M.Backprop(), 1),
 }
-POLICIES = ("active", "passive")
+WAITS: dict[str, str | None] = {"long": None, "short": "10000"}  # GOMP_SPINCOUNT
 SECONDS = 3.0  # of steps, of which the last one began within them
 
 
@@ -54,10 +54,10 @@ def measure(case: str, found: Any) -> None:
     found.put((time.perf_counter() - start) / steps)
 
 
-def one(case: str, policy: str) -> float:
-    os.environ.pop("OMP_WAIT_POLICY", None)  # spinning is what there is without a policy
-    if policy == "passive":
-        os.environ["OMP_WAIT_POLICY"] = policy
+def one(case: str, spins: str | None) -> float:
+    os.environ.pop("GOMP_SPINCOUNT", None)
+    if spins is not None:
+        os.environ["GOMP_SPINCOUNT"] = spins
     context = multiprocessing.get_context("spawn")
     found = context.Queue()
     process = context.Process(target=measure, args=(case, found))
@@ -100,13 +100,15 @@ def main() -> None:
     for others in (0, torch.get_num_threads()):
         for case in CASES:
             with beside(others):
-                pairs = [[one(case, policy) for policy in POLICIES] for _ in range(options.repeats)]
-            ratios = [passive / active for active, passive in pairs]
-            seconds = zip(POLICIES, zip(*pairs, strict=True), strict=True)
+                pairs = [
+                    [one(case, spins) for spins in WAITS.values()] for _ in range(options.repeats)
+                ]
+            ratios = [short / long for long, short in pairs]
+            seconds = zip(WAITS, zip(*pairs, strict=True), strict=True)
             row = {
                 "case": case,
                 "busy_processes": others,
-                **{f"{policy}_seconds": statistics.median(found) for policy, found in seconds},
+                **{f"{name}_seconds": statistics.median(found) for name, found in seconds},
                 "ratio": {"mean": statistics.mean(ratios), "std": statistics.stdev(ratios)},
             }
             rows.append(row)

@@ -167,16 +167,22 @@ def compiled_table() -> str:
 
 
 def waiting_table() -> str:
-    """A step where waiting threads spin, beside one where they sleep."""
+    """A step where waiting threads spin for long, beside one where they soon sleep."""
     if not (RESULTS / "waiting-cpu.json").exists():
         return "Not measured yet: `python benchmarks/cpu/waiting.py`."
     found = read("waiting-cpu")
-    header = ["step", "busy processes beside it", "spinning, ms", "asleep, ms", "asleep ÷ spinning"]
+    header = [
+        "step",
+        "busy processes beside it",
+        "spinning long, ms",
+        "shortly, ms",
+        "shortly ÷ long",
+    ]
     rows = [
         [
             row["case"],
             str(row["busy_processes"]),
-            *(f"{1000 * row[f'{policy}_seconds']:,.0f}" for policy in ("active", "passive")),
+            *(f"{1000 * row[f'{name}_seconds']:,.0f}" for name in ("long", "short")),
             f"{row['ratio']['mean']:.2f} ± {row['ratio']['std']:.2f}",
         ]
         for row in found["rows"]

@@ -1,8 +1,8 @@
 """What the command line needs before torch is imported.
 
 Ctrl-C works while it starts, which is the import of torch above all, and while it ends. Threads of
-an operation sleep while they wait for each other: spinning, which is torch's default, takes from
-other programs the very cores that the late thread waits for.
+an operation that wait for each other soon sleep: the GNU OpenMP library lets them spin for long,
+which beside other programs takes the very core that the late thread waits for.
 
 Imported first of all; does nothing in other programs, whose signals and threads are their own.
 """
@@ -45,7 +45,8 @@ def quit_now(number: int, frame: Any) -> None:
 
 
 if is_command(sys.orig_argv):
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, quit_now)
         # the first registered is the last called; what is left of Python's end takes no time
