@@ -69,8 +69,8 @@ def one(case: str, spins: str | None) -> float:
     return seconds
 
 
-def busy() -> None:
-    while True:
+def busy(parent: int) -> None:
+    while os.getppid() == parent:
         pass
 
 
@@ -78,7 +78,9 @@ def busy() -> None:
 def beside(processes: int) -> Iterator[None]:
     """Keep as many cores busy."""
     context = multiprocessing.get_context("spawn")
-    others = [context.Process(target=busy, daemon=True) for _ in range(processes)]
+    others = [
+        context.Process(target=busy, args=(os.getpid(),), daemon=True) for _ in range(processes)
+    ]
     for other in others:
         other.start()
     try:
@@ -92,13 +94,14 @@ def beside(processes: int) -> Iterator[None]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--json")
     options = parser.parse_args()
     if options.repeats < 2:
         parser.error("--repeats must be at least 2")
     rows = []
     for others in (0, torch.get_num_threads()):
-        for case in CASES:
+        for case in options.cases:
             with beside(others):
                 pairs = [
                     [one(case, spins) for spins in WAITS.values()] for _ in range(options.repeats)
